@@ -1,0 +1,1 @@
+"""What a person may write: pydantic models, loading with line numbers, overrides, provenance. Free of torch."""

@@ -1,0 +1,94 @@
+"""A cluster profile: what one cluster needs, so that recipes need not say it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from latentctl.spec.base import Duration, Size, Spec
+
+ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+
+class InterpreterSpec(Spec):
+    """Python per role, for clusters where training and evaluation need different environments."""
+
+    train: str | None = None
+    eval: str | None = None
+    entry: str | None = None
+    """The light one that submitit starts on the node; the one that runs `latentctl` if unsaid."""
+
+
+class ContainerSpec(Spec):
+    """Run workers in a container."""
+
+    image: str
+    runtime: Literal["pyxis", "apptainer"] = "apptainer"
+    mounts: list[str] = Field(default_factory=list)
+    """`/host/path:/inside`; the run directory is always mounted."""
+
+
+class ClusterProfile(Spec):
+    """`cluster/<name>.yaml`."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
+    description: str = ""
+    executor: Literal["local", "slurm"]
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus_per_node: int = Field(default=0, ge=0)
+    """GPUs of a node; a job that asks for more is refused before it is queued."""
+    gpu_type: str | None = None
+    """Asked as `--gpus-per-node=TYPE:N`."""
+    cpus: int | None = Field(default=None, ge=1)
+    """CPUs per process where the recipe is silent."""
+    mem: Size | None = None
+    """Memory per node where the recipe is silent."""
+    time: Duration = 3600
+    """Time limit where the recipe is silent."""
+    max_time: Duration | None = None
+    """Longer jobs are refused before they are queued."""
+    max_nodes: int | None = Field(default=None, ge=1)
+    signal_lead: Duration = 120
+    """USR2 comes so long before the limit: enough to write a checkpoint."""
+    max_requeues: int = Field(default=20, ge=0)
+    """So many attempts after the first."""
+    modules: list[str] = Field(default_factory=list)
+    """`module load` before anything else."""
+    setup: list[str] = Field(default_factory=list)
+    """Shell lines before the job, after the modules."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment of the job."""
+    pass_env: list[str] = Field(default_factory=list)
+    """Names of variables handed through from the shell; their values are never written to disk."""
+    interpreter: InterpreterSpec = Field(default_factory=InterpreterSpec)
+    sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
+    """Further sbatch flags: `{reservation: night, exclusive: true}`."""
+    container: ContainerSpec | None = None
+    data_dir: str | None = None
+    """Named datasets are looked for in `<data_dir>/<name>/`."""
+    max_parallel: int = Field(default=2, ge=1)
+    """Local executor: so many jobs at once; the others wait in order."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_executor(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("executor") == "local":
+            slurm_only = (
+                "partition",
+                "account",
+                "qos",
+                "constraint",
+                "gpu_type",
+                "sbatch",
+                "modules",
+                "setup",
+                "container",
+            )
+            said = [k for k in slurm_only if data.get(k)]
+            if said:
+                raise ValueError(f"{', '.join(said)}: only for executor: slurm")
+        return data

@@ -1,0 +1,46 @@
+"""What every stage may say, whatever its method."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from latentctl.spec.base import Spec
+from latentctl.spec.dataset import DatasetField
+from latentctl.spec.model import ModelField
+from latentctl.spec.prompt import PromptSpec
+from latentctl.spec.resources import ResourcesSpec
+from latentctl.spec.sampling import SamplingSpec
+from latentctl.spec.train import TrainSpec
+
+if TYPE_CHECKING:
+    from latentctl.spec.methods import MethodSettings
+
+STAGE_NAME = r"^[a-z0-9][a-z0-9._-]{0,39}$"
+
+
+class StageBase(Spec):
+    """One step of an experiment. `latentctl.spec.methods.stage_model` adds the method's own settings block."""
+
+    name: str = Field(pattern=STAGE_NAME)
+    """Unique within the recipe; the method's name (numbered if needed) where unsaid."""
+    method: str
+    from_: str | None = Field(default=None, alias="from", min_length=1)
+    """Where the weights come from: a stage (`sft`, `sft@best`, `sft@100`), `model` (the recipe's model), a run
+    (`run:ID/STAGE@best`) or a directory. Resolved: always said."""
+    model: ModelField
+    dataset: DatasetField
+    validation: DatasetField | None = None
+    """Problems for validation during training."""
+    prompt: PromptSpec | None = None
+    """Unsaid in an evaluation: what the checkpoint carries."""
+    train: TrainSpec = Field(default_factory=TrainSpec)
+    sampling: SamplingSpec = Field(default_factory=SamplingSpec)
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+
+    @property
+    def settings(self) -> MethodSettings:
+        """The block named like the method."""
+        block: Any = getattr(self, self.method)
+        return block

@@ -1,0 +1,93 @@
+"""Settings of one DeepSpeed training, the same for every method that trains."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from latentctl.spec.base import Spec
+from latentctl.spec.model import LoraSpec
+
+
+class KeepSpec(Spec):
+    """Which checkpoints stay on disk."""
+
+    last: int = Field(default=2, ge=1)
+    """The newest so many."""
+    best: str | None = None
+    """Also the best by this validation metric, e.g. `loss` or `accuracy`."""
+
+
+class EarlyStopSpec(Spec):
+    """Stop when the validation metric has not improved."""
+
+    metric: str = "loss"
+    patience: int = Field(default=3, ge=1)
+    """So many validations without an improvement."""
+    min_delta: float = Field(default=0.0, ge=0)
+
+
+def _keep(value: Any) -> Any:
+    return {"last": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class TrainSpec(Spec):
+    """Optimisation, precision, cadence."""
+
+    lr: float = Field(default=1e-5, gt=0, lt=10)
+    """Peak learning rate of AdamW."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the data; give this or `steps`. One epoch if neither is given."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps; instead of `epochs`."""
+    batch: int = Field(default=32, ge=1)
+    """Global batch in rows: per optimizer step, over all processes and accumulation."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Rows per process and forward; as many as the global batch allows (at most 8) if unsaid."""
+    max_len: int = Field(default=1024, ge=8)
+    """Longest sequence in tokens; longer rows are handled by `overlong`."""
+    overlong: Literal["drop", "truncate"] = "drop"
+    """Rows longer than `max_len`: left out and counted, or cut at the end."""
+    weight_decay: float = Field(default=0.01, ge=0, le=1)
+    betas: list[float] = Field(default_factory=lambda: [0.9, 0.999], min_length=2, max_length=2)
+    eps: float = Field(default=1e-8, gt=0)
+    warmup: float = Field(default=0.0, ge=0)
+    """Below 1: a share of all steps; from 1: a number of steps."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after the warm-up; `linear` and `cosine` go to `min_lr_ratio` × lr."""
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    clip: float = Field(default=1.0, ge=0)
+    """Gradient norm limit; 0 is off."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 on a GPU that has it, else fp32."""
+    gradient_checkpointing: bool = False
+    lora: LoraSpec | None = None
+    log_every: int = Field(default=1, ge=1)
+    """Steps between rows in metrics.jsonl."""
+    eval_every: int | None = Field(default=None, ge=1)
+    """Steps between validations; needs `validation`."""
+    save_every: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints; only the end (and a preemption) if unsaid."""
+    keep: Annotated[KeepSpec, BeforeValidator(_keep, json_schema_input_type=KeepSpec | int)] = Field(
+        default_factory=KeepSpec
+    )
+    early_stop: EarlyStopSpec | None = None
+    workers: int = Field(default=0, ge=0, le=64)
+    """Processes that prepare batches; 0: in the training process."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> TrainSpec:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give epochs or steps, not both")
+        if self.micro_batch is not None and self.micro_batch > self.batch:
+            raise ValueError(
+                f"micro_batch ({self.micro_batch}) cannot exceed the global batch ({self.batch})"
+            )
+        if (self.early_stop or self.keep.best) and self.eval_every is None:
+            raise ValueError("early_stop and keep.best need eval_every")
+        if not all(0 <= b < 1 for b in self.betas):
+            raise ValueError("betas are two numbers from 0 to below 1")
+        return self
