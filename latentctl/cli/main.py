@@ -1,0 +1,145 @@
+"""The command table. A command's module is imported only when it is called, so that `--help` stays fast."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+import typer
+import typer.core
+
+from latentctl import __version__
+from latentctl.cli import output
+from latentctl.errors import Exit, UserError
+
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "submit": ("Run", "latentctl.cli.submit", "Validate, plan and start a recipe; here or on a cluster."),
+    "sweep": ("Run", "latentctl.cli.sweep", "Start every point of a grid."),
+    "eval": ("Run", "latentctl.cli.eval", "Evaluate a checkpoint or a run on a dataset."),
+    "cancel": ("Run", "latentctl.cli.cancel", "Stop a run and all its processes."),
+    "retry": ("Run", "latentctl.cli.retry", "Resume a failed, cancelled or lost run from its checkpoints."),
+    "status": ("Look", "latentctl.cli.status", "Runs and jobs: state, progress, time left."),
+    "logs": ("Look", "latentctl.cli.logs", "What the ranks of a job wrote, across requeues."),
+    "show": ("Look", "latentctl.cli.show", "One run: spec, jobs, attempts, metrics, result."),
+    "grade": (
+        "Look",
+        "latentctl.cli.grade",
+        "Grade samples again, or anybody's outputs, without generating.",
+    ),
+    "data": ("Prepare", "latentctl.cli.data", "What a model would see of a dataset."),
+    "check": ("Prepare", "latentctl.cli.check", "Every error of a recipe, with file, line and column."),
+    "recipes": ("Prepare", "latentctl.cli.recipes", "List the shipped recipes; copy one."),
+    "schema": (
+        "Prepare",
+        "latentctl.cli.schema",
+        "JSON Schema of recipes and cluster profiles, for editors.",
+    ),
+    "clusters": ("Set up", "latentctl.cli.clusters", "List cluster profiles; test one."),
+    "devbox": ("Set up", "latentctl.cli.devbox", "A real Slurm on this machine, for tests and rehearsals."),
+    "doctor": ("Set up", "latentctl.cli.doctor", "What this installation can do, and what is missing."),
+}
+"""Name -> (help panel, module, one line). The module holds `app: typer.Typer`."""
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """Lists commands from the table and imports one only to call it (or to show its own help)."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = typer.main.get_command(importlib.import_module(entry[1]).app)
+        command.name = cmd_name
+        return command
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS)) + 2
+        lines = [
+            "Usage: latentctl COMMAND [OPTIONS]",
+            "",
+            f"latentctl {__version__}: one recipe, from YAML to a result.",
+        ]
+        lines += ["", "  latentctl recipes copy shell-game .", "  latentctl submit shell-game.yaml --wait"]
+        for panel in dict.fromkeys(p for p, _, _ in COMMANDS.values()):
+            lines += ["", f"{panel}:"]
+            lines += [f"  {name:<{width}}{text}" for name, (p, _, text) in COMMANDS.items() if p == panel]
+        lines += [
+            "",
+            "Options:",
+            "  --version   Print the version.",
+            "  --debug     Show tracebacks of expected errors too.",
+        ]
+        lines += ["  --help, -h  This page; `latentctl COMMAND --help` for one command.", ""]
+        lines += ["Exit codes: 0 done · 1 the answer is no · 2 usage or invalid recipe · 3 not found ·"]
+        lines += [
+            "4 cluster unreachable or refused · 5 waiting interrupted, the job goes on · 8 pending · 70 a bug"
+        ]
+        formatter.write("\n".join(lines) + "\n")
+
+
+app = typer.Typer(
+    cls=LazyGroup, add_completion=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"latentctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    ctx: typer.Context,
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True),
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
+) -> None:
+    if debug:
+        os.environ["LATENTCTL_DEBUG_CLI"] = "1"
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+        raise typer.Exit(Exit.OK)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the console script: turns every outcome into one of `Exit`."""
+    args = sys.argv[1:] if argv is None else argv
+    wants_json = "--json" in args
+    try:
+        result: Any = typer.main.get_command(app).main(
+            args=args, prog_name="latentctl", standalone_mode=False
+        )
+        code = int(result) if isinstance(result, int) else Exit.OK
+    except UserError as error:
+        if os.environ.get("LATENTCTL_DEBUG_CLI"):
+            traceback.print_exc()
+        output.failure(error, as_json=wants_json)
+        code = error.code
+    except click.exceptions.Abort:
+        code = Exit.CTRL_C
+    except click.ClickException as error:
+        if wants_json:
+            output.failure(UserError(error.format_message(), kind="usage"), as_json=True)
+        else:
+            error.show()
+        code = Exit.USAGE
+    except KeyboardInterrupt:
+        code = Exit.CTRL_C
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = Exit.OK
+    except Exception as error:
+        output.bug(error, as_json=wants_json)
+        code = Exit.BUG
+    sys.exit(int(code))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What an executor is: the same five verbs on this machine and on Slurm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from latentctl.record.paths import RunPaths
+from latentctl.record.plan import JobPlan, Plan
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A submitted job, as its scheduler knows it."""
+
+    executor: str
+    id: str
+    """Slurm job id; for the local executor the supervisor's `pid:start:boot`."""
+    job: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What a scheduler says of one handle right now. `state` is the scheduler's own word, None if it knows nothing."""
+
+    handle: Handle
+    state: str | None
+    reason: str | None = None
+    nodes: str | None = None
+    restarts: int | None = None
+    exit: str | None = None
+    source: str = ""
+    """squeue, sacct, supervisor: which evidence."""
+
+
+class Executor(Protocol):
+    """Made from a cluster profile; holds no state."""
+
+    def preview(self, run: RunPaths, plan: Plan, job: JobPlan) -> str:
+        """The exact sbatch script or local command that `submit` would use."""
+        ...
+
+    def submit(self, run: RunPaths, plan: Plan) -> list[Handle]:
+        """Submit every job of the plan with its dependencies. All or nothing: what was submitted is cancelled again
+        where a later job is refused. Raises UserError (code 4) in words."""
+        ...
+
+    def query(self, handles: Sequence[Handle]) -> list[Fact]:
+        """One call of the scheduler for all handles, never one per job."""
+        ...
+
+    def cancel(self, run: RunPaths, handles: Sequence[Handle]) -> None: ...
+
+    def scheduler_logs(self, run: RunPaths, job: JobPlan) -> list[Path]: ...
