@@ -1,0 +1,70 @@
+# Two commands matter: `make quickstart` and `make test`. Both install into .venv first.
+# PYTHON=python3.12 make ... chooses the interpreter; VENV=/path make ... the place.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PINS := -c constraints.txt torch==2.13.0
+
+.PHONY: help quickstart test test-slow lint bench install slurm clean
+
+help:
+	@echo "make quickstart   install, then one recipe from YAML to a result table on this machine"
+	@echo "make test         install what the tests need (Slurm too, where possible) and run them"
+	@echo "make test-slow    the tests that take minutes"
+	@echo "make lint         ruff, format, pyright: the same as pre-commit"
+	@echo "make bench        the benchmarks under tests/bench, as ratios"
+
+quickstart: $(VENV)/.train
+	$(BIN)/latentctl submit recipes/shell-game.yaml --rerun --wait
+
+test: $(VENV)/.dev slurm lint
+	$(BIN)/python -m pytest -m "not slow" --durations=15
+
+test-slow: $(VENV)/.dev slurm
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.dev
+	for b in tests/bench/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+install: $(VENV)/.train
+
+# A missing piece of a fresh Debian is named together with the command that brings it.
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing"; \
+	  echo "hint: apt-get install python3 python3-venv"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: python 3.11 or newer is needed, $$($(PYTHON) --version) is here"; \
+	  echo "hint: PYTHON=python3.12 make ..."; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: python's venv module is missing"; \
+	  echo "hint: apt-get install python3-venv"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
+	@command -v git >/dev/null || { echo "error: git is missing"; echo "hint: apt-get install git"; exit 2; }
+	@echo "installing into $(VENV): a few minutes the first time"
+	$(PIP) install $(PINS) -e '.[train]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(PIP) install $(PINS) -e '.[train,wandb,dev]'
+	@touch $@
+
+# Real Slurm daemons for the tests. Not an error where they cannot be installed: the test summary says so.
+SLURM_PACKAGES := slurmctld slurmd slurm-client slurmdbd munge mariadb-server
+slurm:
+	@if command -v slurmctld >/dev/null && command -v slurmdbd >/dev/null && command -v mariadbd >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing Slurm: $(SLURM_PACKAGES)"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    $(SLURM_PACKAGES) >/dev/null; } || echo "warning: Slurm could not be installed; its tests will be skipped"; \
+	else echo "warning: Slurm is not here and cannot be installed (needs root and apt-get); its tests are skipped"; fi
+
+clean:
+	rm -rf .pytest_cache .ruff_cache build dist
