@@ -43,14 +43,18 @@ class Executor(Protocol):
         ...
 
     def submit(self, run: RunPaths, plan: Plan) -> list[Handle]:
-        """Submit every job of the plan with its dependencies. All or nothing: what was submitted is cancelled again
-        where a later job is refused. Raises UserError (code 4) in words."""
+        """Submit every job of the plan that has no result.json yet (`record.ledger.unfinished`), with its dependencies;
+        the same call serves a first submission and a retry. All or nothing: what was submitted is cancelled again
+        where a later job is refused. Journals each job with `record.ledger.submitting` and `.submitted`, from where
+        the handles are read back. Raises UserError (code 4) in words."""
         ...
 
     def query(self, handles: Sequence[Handle]) -> list[Fact]:
         """One call of the scheduler for all handles, never one per job."""
         ...
 
-    def cancel(self, run: RunPaths, handles: Sequence[Handle]) -> None: ...
+    def cancel(self, run: RunPaths, handles: Sequence[Handle]) -> None:
+        """Stop the jobs and all their processes, and journal `cancelled` for each job that had not ended."""
+        ...
 
     def scheduler_logs(self, run: RunPaths, job: JobPlan) -> list[Path]: ...
