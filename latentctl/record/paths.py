@@ -78,6 +78,13 @@ class AttemptPaths:
         """Why this rank failed: written by the worker (classified) or, where it could not, by the entry."""
         return self.root / f"failure-{rank:05d}.json"
 
+    def failures(self) -> list[Path]:
+        return sorted(self.root.glob("failure-*.json"))
+
+    def rank_exit(self, rank: int) -> Path:
+        """How this rank's worker ended; written by its entry. Rank 0 waits for all of them."""
+        return self.root / f"exit-{rank:05d}.json"
+
 
 @dataclass(frozen=True)
 class JobPaths:
@@ -156,6 +163,15 @@ class RunPaths:
     @property
     def journal(self) -> Path:
         return self.root / "journal"
+
+    @property
+    def supervisor_lease(self) -> Path:
+        """Local executor: which process runs the jobs of this run."""
+        return self.root / "supervisor" / "lease.json"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.root / "supervisor" / "log.txt"
 
     @property
     def jobs_dir(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -52,7 +53,7 @@ WORST: tuple[JobState, ...] = (
 
 def fold(events: Iterable[dict[str, Any]], job: str) -> tuple[JobState, int, dict[str, Any] | None]:
     """State, attempt and deciding event of one job, independent of the order in which events are given."""
-    best: tuple[int, int] = (0, -1)
+    best: tuple[int, int, str] = (0, -1, "")
     state: JobState = "planned"
     decided: dict[str, Any] | None = None
     for event in events:
@@ -60,8 +61,11 @@ def fold(events: Iterable[dict[str, Any]], job: str) -> tuple[JobState, int, dic
             continue
         rank, brings = EVENTS[event["event"]]
         key = (int(event.get("attempt") or 0), rank)
-        if key > best:
-            best, state, decided = key, brings, event
+        if key >= best[:2]:
+            # equals (a word said twice, or failed and skipped) are told apart by their text, never by their order
+            full = (*key, json.dumps(event, sort_keys=True))
+            if full > best:
+                best, state, decided = full, brings, event
     return state, best[0], decided
 
 

@@ -1,0 +1,68 @@
+"""Attempts: one start of a job by a scheduler. The number is the fencing token: a lower one commits nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from latentctl.record.atomic import try_read_json, write_json
+from latentctl.record.journal import now, read
+from latentctl.record.paths import AttemptPaths, JobPaths, RunPaths
+from latentctl.record.states import TERMINAL, fold
+
+
+class StaleAttempt(Exception):
+    """A later attempt of the job exists: this process is left over and must stop."""
+
+    def __init__(self, job: JobPaths, attempt: int, current: int) -> None:
+        self.attempt, self.current = attempt, current
+        super().__init__(f"attempt {attempt} of job {job.name} is over: attempt {current} has started")
+
+
+def claim(job: JobPaths, key: str, info: dict[str, Any]) -> AttemptPaths:
+    """Make the attempt of `key` (scheduler id + restart count), or find the one that this key has open.
+
+    The number is above every existing one and above every ended one of the journal. `info` goes to attempt.json,
+    with `key`, `attempt` and `time` added.
+    """
+    found = find(job, key)
+    if found is not None:
+        return found
+    job.attempts_dir.mkdir(parents=True, exist_ok=True)
+    number = upcoming(job)
+    while True:
+        paths = job.attempt(number)
+        try:
+            paths.root.mkdir()
+        except FileExistsError:
+            number += 1
+            continue
+        write_json(paths.info, {**info, "key": key, "attempt": number, "time": now()})
+        return paths
+
+
+def find(job: JobPaths, key: str) -> AttemptPaths | None:
+    """The open attempt of this key. An ended one does not count: ids start again after a wipe of the scheduler."""
+    for paths in reversed(job.attempts()):
+        info = try_read_json(paths.info)
+        if info is not None and info["key"] == key:
+            return None if paths.end.exists() else paths
+    return None
+
+
+def upcoming(job: JobPaths) -> int:
+    """The number that the next attempt gets; the events of a resubmission carry it, so that they outrank the old end."""
+    state, attempt, _ = fold(read(RunPaths(job.root.parent.parent).journal), job.name)
+    return max(current(job) + 1, attempt + 1 if state in TERMINAL else attempt, 1)
+
+
+def current(job: JobPaths) -> int:
+    """The highest attempt, 0 before the first."""
+    attempts = job.attempts()
+    return attempts[-1].number if attempts else 0
+
+
+def ensure_current(job: JobPaths, attempt: int) -> None:
+    """Raises `StaleAttempt` when a higher attempt exists. Call it right before anything is committed."""
+    highest = current(job)
+    if highest > attempt:
+        raise StaleAttempt(job, attempt, highest)
