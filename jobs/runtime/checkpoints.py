@@ -1,0 +1,294 @@
+"""Checkpoints that exist whole or not at all. Free of torch.
+
+A checkpoint is filled in `step-000100.tmp-<attempt>`, its files are made durable, `COMMITTED` (who, when, which files
+of which size) is written last, and one rename gives it its name. Whatever is killed when, `latest` finds a whole one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentctl.record.atomic import fsync_dir, read_json, write_json
+from latentctl.record.attempt import ensure_current
+from latentctl.record.journal import now
+from latentctl.record.paths import COMMITTED, JobPaths, StagePaths
+
+VERSION = 1
+_NAME = re.compile(r"step-(\d+)(?:\.(tmp|old)-(\d+))?")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint."""
+
+    step: int
+    path: Path
+    attempt: int
+    spec_hash: str
+    time: str
+    extra: dict[str, Any]
+    """What the method told `commit`: JSON."""
+
+    @property
+    def model(self) -> Path:
+        """Where a method puts an exported Hugging Face directory, so that `from: stage@STEP` finds it."""
+        return self.path / "model"
+
+
+class Damaged(Exception):
+    """Not a whole checkpoint of this spec; says why."""
+
+
+def _job(stage: StagePaths) -> JobPaths:
+    return JobPaths(stage.root.parent.parent)
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def commit(
+    stage: StagePaths,
+    step: int,
+    attempt: int,
+    spec_hash: str,
+    fill: Callable[[Path], None],
+    extra: dict[str, Any] | None = None,
+    *,
+    rank: int = 0,
+    barrier: Callable[[], None] | None = None,
+) -> None:
+    """Write a checkpoint; when this returns, it is durable.
+
+    `fill` writes files into the folder it is given. With several processes all of them call this with the same step
+    and with `barrier`; each fills in its own files, rank 0 commits. A checkpoint of the same step is replaced.
+    Raises StaleAttempt where a later attempt has begun, OSError where the disk refuses; then nothing was committed.
+    """
+    wait = barrier or (lambda: None)
+    tmp = prepare(stage, step, attempt) if rank == 0 else _tmp(stage, step, attempt)
+    try:
+        wait()
+        fill(tmp)
+        if barrier:
+            seal(tmp)
+            wait()
+        if rank == 0:
+            finish(stage, step, attempt, spec_hash, extra)
+    except BaseException:
+        if rank == 0:
+            shutil.rmtree(tmp, ignore_errors=True)
+        raise
+    wait()
+
+
+def prepare(stage: StagePaths, step: int, attempt: int) -> Path:
+    """Rank 0: an empty folder to fill. The others may write into it after a barrier."""
+    tmp = _tmp(stage, step, attempt)
+    if tmp.exists():
+        shutil.rmtree(tmp)
+    tmp.mkdir(parents=True)
+    return tmp
+
+
+def finish(
+    stage: StagePaths, step: int, attempt: int, spec_hash: str, extra: dict[str, Any] | None = None
+) -> Checkpoint:
+    """Rank 0, after every process has filled in and sealed its files: commit the folder that `prepare` gave."""
+    tmp, final = _tmp(stage, step, attempt), stage.checkpoint(step)
+    files = seal(tmp)
+    ensure_current(_job(stage), attempt)
+    marker = {
+        "version": VERSION,
+        "step": step,
+        "attempt": attempt,
+        "spec_hash": spec_hash,
+        "time": now(),
+        "extra": extra or {},
+        "files": files,
+    }
+    write_json(tmp / COMMITTED, marker)
+    _swap(tmp, final, attempt)
+    return _checkpoint(final, marker)
+
+
+def publish(stage: StagePaths, target: Path, attempt: int, fill: Callable[[Path], None]) -> None:
+    """Replace a folder of the stage (`stage.model`, `stage.best`) by one that `fill` writes: whole or not at all.
+
+    For one process. Raises StaleAttempt where a later attempt has begun.
+    """
+    tmp = target.with_name(f"{target.name}.tmp-{attempt}")
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True)
+    try:
+        fill(tmp)
+        seal(tmp)
+        ensure_current(_job(stage), attempt)
+        _swap(tmp, target, attempt)
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
+
+
+def seal(folder: Path) -> dict[str, int]:
+    """Make every file below `folder` durable. Returns relative path -> size in bytes."""
+    sizes: dict[str, int] = {}
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root, name)
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+                sizes[path.relative_to(folder).as_posix()] = os.fstat(fd).st_size
+            finally:
+                os.close(fd)
+        fsync_dir(Path(root))
+    return dict(sorted(sizes.items()))
+
+
+def _tmp(stage: StagePaths, step: int, attempt: int) -> Path:
+    return stage.checkpoints / f"{stage.checkpoint(step).name}.tmp-{attempt}"
+
+
+def _swap(tmp: Path, final: Path, attempt: int) -> None:
+    """Give `tmp` its name. What bore it stands aside until then, and `clean` puts it back if we die in between."""
+    old = None
+    if final.exists():
+        old = final.with_name(f"{final.name}.old-{attempt}")
+        if old.exists():
+            shutil.rmtree(old)
+        os.rename(final, old)
+    os.rename(tmp, final)
+    fsync_dir(final.parent)
+    if old:
+        _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    """The marker goes first: a half-removed checkpoint is none."""
+    (folder / COMMITTED).unlink(missing_ok=True)
+    fsync_dir(folder)
+    shutil.rmtree(folder)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def latest(stage: StagePaths, spec_hash: str) -> Checkpoint | None:
+    """The newest whole checkpoint of this spec, None where there is none. Damaged ones are noted on stderr."""
+    for step, path in reversed(_candidates(stage)):
+        try:
+            return load(path, spec_hash)
+        except Damaged as exc:
+            print(f"checkpoint of step {step} is passed over: {exc}", file=sys.stderr, flush=True)
+    return None
+
+
+def load(path: Path, spec_hash: str | None = None) -> Checkpoint:
+    """The checkpoint in a folder, checked against its own list of files. Raises Damaged."""
+    try:
+        marker = read_json(path / COMMITTED)
+        files: dict[str, int] = marker["files"]
+        found = _checkpoint(path, marker)
+    except FileNotFoundError:
+        raise Damaged(f"{path}: never committed") from None
+    except (ValueError, KeyError, TypeError) as exc:
+        raise Damaged(f"{path / COMMITTED} cannot be read: {exc}") from None
+    if spec_hash is not None and found.spec_hash != spec_hash:
+        raise Damaged(f"{path}: written for another spec ({found.spec_hash[:8]}, this is {spec_hash[:8]})")
+    for name, size in files.items():
+        try:
+            is_size = (path / name).stat().st_size
+        except OSError:
+            raise Damaged(f"{path}: {name} is missing") from None
+        if is_size != size:
+            raise Damaged(f"{path}: {name} has {is_size} bytes of {size}")
+    return found
+
+
+def steps(stage: StagePaths) -> list[int]:
+    """Steps of the whole checkpoints, oldest first."""
+    found = []
+    for step, path in _candidates(stage):
+        try:
+            load(path)
+        except Damaged:
+            continue
+        found.append(step)
+    return found
+
+
+def _checkpoint(path: Path, marker: dict[str, Any]) -> Checkpoint:
+    return Checkpoint(
+        step=int(marker["step"]),
+        path=path,
+        attempt=int(marker["attempt"]),
+        spec_hash=marker["spec_hash"],
+        time=marker["time"],
+        extra=marker["extra"],
+    )
+
+
+def _entries(stage: StagePaths) -> list[tuple[Path, re.Match[str]]]:
+    if not stage.checkpoints.is_dir():
+        return []
+    return [(p, m) for p in stage.checkpoints.iterdir() if (m := _NAME.fullmatch(p.name)) and p.is_dir()]
+
+
+def _candidates(stage: StagePaths) -> list[tuple[int, Path]]:
+    """(step, folder), oldest first; one that stood aside counts where its successor did not arrive."""
+    found: dict[int, Path] = {}
+    for path, match in _entries(stage):
+        step = int(match[1])
+        if match[2] is None or (match[2] == "old" and step not in found):
+            found[step] = path
+    return sorted(found.items())
+
+
+# --- keeping house -------------------------------------------------------------------------------------------------
+
+
+def clean(stage: StagePaths) -> None:
+    """Rank 0, at the start of an attempt: put back what stood aside, remove what was never committed.
+
+    Only the attempt that is current may call this: nobody else writes here then.
+    """
+    for path, match in _entries(stage):
+        final = path.with_name(path.name.split(".")[0])
+        if match[2] == "old" and not final.exists() and (path / COMMITTED).exists():
+            os.rename(path, final)
+        elif match[2] is not None or not (path / COMMITTED).exists():
+            shutil.rmtree(path, ignore_errors=True)
+    for target in (stage.model, stage.best):
+        _clean_published(target)
+    fsync_dir(stage.checkpoints)
+
+
+def _clean_published(target: Path) -> None:
+    for path in target.parent.glob(f"{target.name}.*-*"):
+        if path.name.startswith(f"{target.name}.old-") and not target.exists():
+            os.rename(path, target)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def prune(stage: StagePaths, last: int, keep_steps: Collection[int] = ()) -> list[int]:
+    """Remove committed checkpoints but the newest `last` whole ones and `keep_steps`. Returns the removed steps.
+
+    A damaged checkpoint does not count among the newest, so a whole one always stays.
+    """
+    whole = steps(stage)
+    keep = set(whole[-last:]) | set(keep_steps)
+    if not whole:
+        return []
+    removed = []
+    for step, path in _candidates(stage):
+        if step not in keep:
+            _remove(path)
+            removed.append(step)
+    return removed
