@@ -11,8 +11,9 @@ class Example:
     """A problem with its gold answer.
 
     `id` is unique within the dataset and stable under slicing. `steps` is the reference reasoning, possibly empty.
-    `answer` is the gold as a model should write it; `meta` holds what a grader needs besides (countdown: `nums` and
-    `target`; choice: `choices`; prosqa: `neg_target`).
+    `answer` is the gold as a model should write it (empty where only a grader knows right from wrong); `meta` holds what a grader needs besides (countdown: `nums` and
+    `target`; choice: `choices`; prosqa: `target` and `neg_target`). `variants` are other ways to write `steps`, by name
+    (gsm8k: `formula` and `sentence`).
     """
 
     id: str
@@ -20,6 +21,7 @@ class Example:
     answer: str
     steps: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+    variants: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

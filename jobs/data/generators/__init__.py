@@ -1,0 +1,1 @@
+"""Problems made on the spot: seeded, solvable by construction, no overlap between splits."""
