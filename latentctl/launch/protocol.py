@@ -19,11 +19,16 @@ class Handle:
     id: str
     """Slurm job id; for the local executor the supervisor's `pid:start:boot`."""
     job: str
+    name: str | None = None
+    """What the scheduler calls it, where the `submitted` event has a `name`: tells a reused id from our job."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """What a scheduler says of one handle right now. `state` is the scheduler's own word, None if it knows nothing."""
+    """What a scheduler says of one handle right now.
+
+    `state` is the scheduler's own word, None if it knows nothing.
+    """
 
     handle: Handle
     state: str | None

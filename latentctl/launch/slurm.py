@@ -1,0 +1,163 @@
+"""The Slurm executor: plans become batch jobs, handles become facts. Keeps no state; see SLURM.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from latentctl.errors import Problem, UserError
+from latentctl.launch import slurm_words
+from latentctl.launch.protocol import Fact, Handle
+from latentctl.launch.slurm_client import Refused, SlurmClient, SlurmError
+from latentctl.launch.slurm_parse import JobRow
+from latentctl.plan.facts import ClusterFacts
+from latentctl.record import ledger
+from latentctl.record.journal import Journal, read
+from latentctl.record.paths import RunPaths
+from latentctl.record.plan import JobPlan, Plan
+from latentctl.record.states import TERMINAL, fold
+from latentctl.spec.cluster import ClusterProfile
+
+NAME = "slurm"
+
+
+class SlurmExecutor:
+    """See `launch.protocol.Executor`."""
+
+    def __init__(self, profile: ClusterProfile) -> None:
+        self.profile = profile
+        self.client = SlurmClient(conf=profile.env.get("SLURM_CONF"))
+
+    def preview(self, run: RunPaths, plan: Plan, job: JobPlan) -> str:
+        """The batch script as sbatch would get it; the ids of parents stand as `<name>`. Asks no Slurm."""
+        from latentctl.launch.slurm_script import submission
+
+        parents = [f"<{name}>" for name in job.after]
+        return submission(run, job, profile=self.profile, client=self.client, after=parents).text()
+
+    def submit(self, run: RunPaths, plan: Plan) -> list[Handle]:
+        jobs = ledger.unfinished(run, plan)
+        self.client.ping()
+        journal = Journal(run.journal)
+        done: list[Handle] = []
+        try:
+            for job in jobs:
+                done.append(self._submit(run, job, journal, {h.job: h.id for h in done}))
+        except BaseException:
+            self._withdraw(run, journal, done)
+            raise
+        return done
+
+    def _submit(self, run: RunPaths, job: JobPlan, journal: Journal, ids: dict[str, str]) -> Handle:
+        from latentctl.launch.entry import entry
+        from latentctl.launch.slurm_script import job_name, submission
+
+        after = [ids[name] for name in job.after if name in ids]  # the others have their result already
+        prepared = submission(run, job, profile=self.profile, client=self.client, after=after)
+        prepared.folder.mkdir(
+            parents=True, exist_ok=True
+        )  # Slurm fails a job whose log folder is missing, silently
+        attempt = ledger.submitting(run, journal, job.name)
+        try:
+            slurm_id = prepared.submit(entry, str(run.root), job.name).job_id
+        except Refused as error:
+            raise slurm_words.refusal(
+                error.said, job=job, profile=self.profile, facts=self._facts_or_none()
+            ) from None
+        name = job_name(run, job.name)
+        ledger.submitted(journal, job.name, attempt, executor=NAME, id=slurm_id, name=name)
+        return Handle(NAME, slurm_id, job.name, name)
+
+    def _withdraw(self, run: RunPaths, journal: Journal, done: list[Handle]) -> None:
+        """All or nothing: cancel what was accepted before a later job was refused."""
+        if not done:
+            return
+        try:
+            self.client.cancel([h.id for h in done])
+        except SlurmError as error:
+            ids = " ".join(h.id for h in done)
+            raise UserError(
+                f"a later job was refused, and the earlier ones could not be cancelled: {error}",
+                hint=f"scancel {ids}",
+                code=error.code,
+                kind=error.kind,
+            ) from error
+        for handle in done:
+            attempt = (ledger.last_submission(read(run.journal), handle.job) or {}).get("attempt")
+            journal.append("cancelled", job=handle.job, attempt=attempt, why="a later job was refused")
+
+    def findings(self, handles: Sequence[Handle]) -> list[Problem]:
+        """Accepted jobs that can never run as they are: asked once, right after `submit`.
+
+        Silent where Slurm does not answer: the submission stands.
+        """
+        try:
+            rows = self.client.live(h.id for h in handles)
+        except SlurmError:
+            return []
+        found = [
+            slurm_words.never_runs(rows[h.id].reason, job=h.job, job_id=h.id)
+            for h in handles
+            if h.id in rows and rows[h.id].state == "PENDING"
+        ]
+        return [p for p in found if p is not None]
+
+    def query(self, handles: Sequence[Handle]) -> list[Fact]:
+        """squeue for all, then sacct for those that the controller has forgotten. Raises Unreachable."""
+        rows = self.client.live(h.id for h in handles)
+        missing = [h.id for h in handles if not _ours(rows.get(h.id), h)]
+        trouble: str | None = None
+        if missing:
+            try:
+                rows.update(self.client.ended(missing))
+            except SlurmError as error:
+                trouble = f"accounting does not answer: {error}"
+        return [_fact(h, rows.get(h.id), trouble) for h in handles]
+
+    def cancel(self, run: RunPaths, handles: Sequence[Handle]) -> None:
+        if not handles:
+            return
+        self.client.ping()
+        self.client.cancel([h.id for h in handles])
+        journal = Journal(run.journal)
+        for handle in handles:
+            state, attempt, _ = fold(read(run.journal), handle.job)
+            if state not in TERMINAL:
+                journal.append("cancelled", job=handle.job, attempt=attempt or None, id=handle.id)
+
+    def scheduler_logs(self, run: RunPaths, job: JobPlan) -> list[Path]:
+        """What Slurm and the entries wrote, oldest first; requeues append to the same files."""
+        return sorted(run.job(job.name).scheduler.glob("*_log.*"), key=lambda p: p.stat().st_mtime)
+
+    def facts(self) -> ClusterFacts:
+        """The live cluster. Raises Unreachable."""
+        return self.client.facts()
+
+    def _facts_or_none(self) -> ClusterFacts | None:
+        try:
+            return self.client.facts()
+        except SlurmError:
+            return None
+
+
+def _ours(row: JobRow | None, handle: Handle) -> bool:
+    """Ids start again after a wipe of the controller: a row with another name is another job."""
+    return row is not None and (handle.name is None or row.name == handle.name)
+
+
+def _fact(handle: Handle, row: JobRow | None, trouble: str | None) -> Fact:
+    if row is None or not _ours(row, handle):
+        other = None if row is None else f"job {handle.id} is now {row.name}"
+        return Fact(handle, state=None, reason=other or trouble, source="")
+    reason = row.reason
+    if row.state == "PENDING" and (never := slurm_words.never_runs(reason, job=handle.job, job_id=row.id)):
+        reason = never.message
+    return Fact(
+        handle,
+        state=row.state,
+        reason=reason,
+        nodes=row.nodes,
+        restarts=row.restarts,
+        exit=row.exit,
+        source=row.source,
+    )

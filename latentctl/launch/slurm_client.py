@@ -1,0 +1,266 @@
+"""The only module that runs Slurm's programs. Standard library only: the entry uses it on compute nodes.
+
+Every call has a time limit. What cannot be read is None, never a guess. Three failures are told apart:
+`Unreachable` (nobody answered), `Refused` (Slurm said no), `UnknownJob` (no such id).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentctl.errors import Exit, UserError
+from latentctl.launch import slurm_parse
+from latentctl.launch.slurm_parse import JobRow
+from latentctl.plan.facts import ClusterFacts
+
+CALL_S = 30.0
+"""Time limit of one call. Slurm's own MessageTimeout is 10 s by default, and some programs send twice."""
+
+
+class SlurmError(UserError):
+    """Code 4: Slurm could not be reached, or said no."""
+
+    def __init__(self, message: str, *, hint: str | None = None, said: str = "") -> None:
+        super().__init__(message, hint=hint, code=Exit.CLUSTER, kind="cluster")
+        self.said = said
+        """Slurm's own words, untouched."""
+
+
+class Unreachable(SlurmError):
+    """The controller did not answer; nothing is known. `uncertain`: what was asked may have been done."""
+
+    uncertain = False
+
+
+class Refused(SlurmError):
+    """Slurm understood, and said no."""
+
+
+class UnknownJob(Refused):
+    """There is no such job, or it is too old for the controller's memory."""
+
+
+_NO_CONTACT = re.compile(
+    r"unable to contact slurm controller|connection refused|connect failure|zero bytes were transmitted"
+    r"|munge encode failed|protocol authentication error|could not establish a configuration source"
+    r"|unable to process configuration file|slurm_persist_conn_open|problem talking to the database"
+    r"|slurm backup controller in standby|slurmdbd: .*connection",
+    re.IGNORECASE,
+)
+_TIMED_OUT = re.compile(r"socket timed out|timed out on send/recv|message timed? ?out", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class SlurmClient:
+    """Calls on one cluster: that of `conf`, else of SLURM_CONF, else the machine's own."""
+
+    conf: str | None = None
+    timeout_s: float = CALL_S
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment without SLURM_* and SBATCH_*: an outer job's must not steer ours."""
+        env = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_"))
+        }
+        if conf := self.conf or os.environ.get("SLURM_CONF"):
+            env["SLURM_CONF"] = conf
+        return env
+
+    def ping(self) -> None:
+        """Raises Unreachable where no controller answers. Fast in both cases."""
+        out = self._run(["scontrol", "ping"], check=False)
+        if "is UP" not in out:
+            raise _no_contact("scontrol ping", out or "no answer")
+
+    # ---- jobs
+
+    def submit(self, script: Path, *, comment: str, env: dict[str, str] | None = None) -> str:
+        """Submit a batch script; the job's id. `env` is what sbatch, and through it the job, sees.
+
+        Where the answer is lost on the way, the job is looked for by its comment before anything is said.
+        Raises Refused, or Unreachable (`uncertain` where the job may exist after all).
+        """
+        try:
+            out = self._run(["sbatch", "--parsable", str(script)], env=env)
+        except Unreachable as error:
+            if error.uncertain and (found := self._search(comment)):
+                return found
+            raise
+        job_id = out.strip().splitlines()[-1].split(";")[0] if out.strip() else ""
+        if not job_id.isdigit():
+            raise Unreachable(f"sbatch answered something unexpected: {out.strip()[:200]!r}", said=out)
+        return job_id
+
+    def _search(self, comment: str, *, tries: int = 5) -> str | None:
+        for attempt in range(tries):
+            try:
+                rows = self.mine()
+            except SlurmError:
+                rows = []
+            ids = [r.id for r in rows if r.comment == comment and r.state not in slurm_parse.FINAL]
+            if ids:
+                return ids[-1]
+            if attempt < tries - 1:
+                time.sleep(2)
+        return None
+
+    def mine(self) -> list[JobRow]:
+        """Every job of this user that the controller remembers."""
+        out = self._run(["squeue", "-h", "-t", "all", "-u", str(os.getuid()), "-O", slurm_parse.SQUEUE])
+        return slurm_parse.squeue(out)
+
+    def live(self, ids: Iterable[str]) -> dict[str, JobRow]:
+        """What the controller says of these jobs, in one call; those that it does not remember are absent."""
+        wanted = [i for i in dict.fromkeys(ids) if i]
+        if not wanted:
+            return {}
+        try:
+            out = self._run(["squeue", "-h", "-t", "all", "-j", ",".join(wanted), "-O", slurm_parse.SQUEUE])
+        except UnknownJob:
+            return {}
+        return {row.id: row for row in slurm_parse.squeue(out)}
+
+    def ended(self, ids: Iterable[str]) -> dict[str, JobRow]:
+        """What accounting says of these jobs, in one call. Raises SlurmError where it is down or off."""
+        wanted = [i for i in dict.fromkeys(ids) if i]
+        if not wanted:
+            return {}
+        fields = ["--parsable2", "--noheader", "--allocations", "--format", slurm_parse.SACCT]
+        return {
+            row.id: row for row in slurm_parse.sacct(self._run(["sacct", *fields, "-j", ",".join(wanted)]))
+        }
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """Cancel jobs; one that is unknown or over is no error (scancel itself says nothing then)."""
+        if ids:
+            self._run(["scancel", *ids])
+
+    def requeue(self, job_id: str) -> None:
+        """Put a running job back into the queue: Slurm ends it and starts it again, with the same id.
+
+        Called from inside the job: the TERM that the requeue brings must not kill the messenger, so scontrol
+        ignores it. Raises UnknownJob, Refused (job not requeueable), Unreachable.
+        """
+
+        def ignore_term() -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+        self._run(["scontrol", "requeue", job_id], before=ignore_term)
+
+    # ---- the cluster
+
+    def test_only(self, flags: Sequence[str]) -> str:
+        """`sbatch --test-only`: when it would start, in Slurm's words. Raises Refused. Queues nothing."""
+        command = ["sbatch", "--test-only", *flags, "--wrap", "true"]
+        return self._run(command, merge=True).strip()
+
+    def facts(self) -> ClusterFacts:
+        """Partitions, limits and the user's accounts; accounting that does not answer leaves its parts None."""
+        partitions = self._run(["scontrol", "--oneliner", "show", "partition"])
+        nodes = self._run(["sinfo", "--noheader", "--format", slurm_parse.SINFO])
+        config = self._run(["scontrol", "show", "config"])
+        try:
+            assoc = self._run(
+                ["sacctmgr", "--readonly", "-nP", "show", "assoc", f"user={_user()}", "format=account,qos"]
+            )
+        except SlurmError:
+            assoc = None
+        return slurm_parse.facts(partitions, nodes, config, assoc)
+
+    def accounting(self) -> None:
+        """Raises SlurmError where accounting is off or does not answer."""
+        self._run(
+            ["sacct", "--parsable2", "--noheader", "--allocations", "--format", "JobIDRaw", "-S", "now"]
+        )
+
+    # ---- one call
+
+    def _run(
+        self,
+        command: list[str],
+        *,
+        env: dict[str, str] | None = None,
+        check: bool = True,
+        merge: bool = False,
+        before: Callable[[], None] | None = None,
+    ) -> str:
+        """Standard output (with standard error if `merge`); a failure becomes one of the three errors."""
+        env = self.environment() if env is None else env
+        conf = env.get("SLURM_CONF")
+        if conf and not Path(conf).exists():  # Slurm's programs would retry for a minute
+            raise Unreachable(
+                f"there is no Slurm configuration at {conf}",
+                hint="SLURM_CONF, or env in the cluster profile, points there; is the cluster down?",
+            )
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                env=env,
+                timeout=self.timeout_s,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=before,
+            )
+        except FileNotFoundError:
+            raise Unreachable(
+                f"{command[0]} is not installed on this machine",
+                hint="run latentctl on a login node; for a Slurm on this very machine: latentctl devbox up",
+            ) from None
+        except subprocess.TimeoutExpired:
+            error = Unreachable(
+                f"{command[0]} did not answer within {self.timeout_s:g} s",
+                hint="the controller is busy or unreachable; try again, or `scontrol ping`",
+            )
+            error.uncertain = True
+            raise error from None
+        said = "\n".join(p for p in (done.stderr.strip(), done.stdout.strip()) if p)
+        if check and done.returncode != 0:
+            raise _failure(command, said, done.returncode)
+        return said if merge else done.stdout
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def _no_contact(what: str, said: str) -> Unreachable:
+    return Unreachable(
+        f"Slurm cannot be reached: {slurm_parse.words(said)}",
+        hint=f"`{what}` asked; try `scontrol ping`, or latentctl clusters test NAME",
+        said=said,
+    )
+
+
+def _failure(command: Sequence[str], said: str, code: int) -> SlurmError:
+    """Slurm's programs exit 1 for everything; the words tell the three cases apart."""
+    name = command[0]
+    if re.search(r"invalid job id", said, re.IGNORECASE):
+        return UnknownJob(f"{name}: {slurm_parse.words(said)}", said=said)
+    if _TIMED_OUT.search(said):
+        error = _no_contact(name, said)
+        error.uncertain = True
+        return error
+    if _NO_CONTACT.search(said):
+        return _no_contact(name, said)
+    return Refused(f"{name}: {slurm_parse.words(said) or f'exit {code}, without a word'}", said=said)
+
+
+def requeue(job_id: str) -> None:
+    """From inside a job: see `SlurmClient.requeue`."""
+    SlurmClient().requeue(job_id)

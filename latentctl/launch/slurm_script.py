@@ -1,0 +1,185 @@
+"""The batch script of one job: which flags a plan and a profile become, and what reaches the job's environment.
+
+submitit writes the text. Around it stand: our own call of sbatch (time limit, environment, search after a lost
+answer) and a submission that works without `srun` on the machine that only shows the script.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.slurm import slurm as submitit_slurm
+
+from latentctl.errors import UserError
+from latentctl.launch import container
+from latentctl.launch.slurm_client import SlurmClient
+from latentctl.record.paths import RunPaths
+from latentctl.record.plan import JobPlan
+from latentctl.spec.cluster import ClusterProfile
+
+KEPT = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LD_LIBRARY_PATH", "LANG", "LANGUAGE", "TZ", "SLURM_CONF")
+KEPT_PREFIXES = (
+    "LC_",
+    "MODULE",
+    "LMOD_",
+    "_LM",
+    "BASH_ENV",
+    "BASH_FUNC_module",
+    "BASH_FUNC_ml",
+    "LATENTCTL_",
+)
+"""What a job gets from the submitting shell: who and where one is, and what `module` needs. Nothing else, so that
+tokens and keys do not travel unasked; `pass_env` names more."""
+
+OURS = frozenset(
+    {
+        *("account", "array", "chdir", "comment", "constraint", "cpus-per-task", "dependency", "error"),
+        *(
+            "export",
+            "gpus-per-node",
+            "job-name",
+            "kill-on-invalid-dep",
+            "mem",
+            "nodes",
+            "ntasks",
+            "ntasks-per-node",
+        ),
+        *("open-mode", "output", "partition", "qos", "signal", "time", "wrap"),
+    }
+)
+"""sbatch flags that come from the recipe, from other fields of the profile, or from latentctl itself."""
+
+
+def job_name(run: RunPaths, job: str) -> str:
+    """Name and comment of a job at Slurm: what finds it again when its id was lost."""
+    return f"{run.id}/{job}"
+
+
+class Submission(submitit.SlurmExecutor):
+    """submitit's executor with sbatch called by our client."""
+
+    def __init__(self, folder: Path, python: str, client: SlurmClient, env: dict[str, str]) -> None:
+        super().__init__(folder, python=shlex.quote(python))
+        self._client = client
+        self._env = env
+        self._throttling = 0.0  # a chain is a handful of jobs
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+    def text(self) -> str:
+        return self._make_submission_file_text(self._submitit_command_str, "")
+
+    def _submit_command(self, command: str) -> Any:
+        """As in submitit, which would call sbatch without a time limit and with the whole environment."""
+        script = self.folder / f".submission-{os.getpid()}.sh"
+        script.write_text(self._make_submission_file_text(command, ""))
+        try:
+            job_id = self._client.submit(script, comment=self.parameters["comment"], env=self._env)
+            job = submitit_slurm.SlurmJob(self.folder, job_id, list(range(self._num_tasks())))
+            job.paths.move_temporary_file(script, "submission_file")
+        finally:
+            script.unlink(missing_ok=True)
+        return job
+
+
+def submission(
+    run: RunPaths, job: JobPlan, *, profile: ClusterProfile, client: SlurmClient, after: list[str]
+) -> Submission:
+    """Everything of one job but the act. `after` are Slurm ids that must succeed first."""
+    python = profile.interpreter.entry or sys.executable
+    made = Submission(run.job(job.name).scheduler, python, client, environment(profile, client))
+    made.update_parameters(**_parameters(run, job, profile, after))
+    return made
+
+
+def environment(profile: ClusterProfile, client: SlurmClient) -> dict[str, str]:
+    """What sbatch sees, and hands on to the job."""
+    named = set(profile.pass_env)
+    seen = client.environment()
+    return {k: v for k, v in seen.items() if k in KEPT or k in named or k.startswith(KEPT_PREFIXES)}
+
+
+def _parameters(run: RunPaths, job: JobPlan, profile: ClusterProfile, after: list[str]) -> dict[str, Any]:
+    name = job_name(run, job.name)
+    gpus = f"{profile.gpu_type}:{job.gpus_per_node}" if profile.gpu_type else job.gpus_per_node
+    wanted = {
+        "job_name": name,
+        "comment": name,
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "time": -(-job.time_s // 60),  # whole minutes, rounded up
+        "nodes": job.nodes,
+        "ntasks_per_node": job.tasks_per_node,
+        "cpus_per_task": job.cpus_per_task,
+        "gpus_per_node": gpus if job.gpus_per_node else None,
+        "mem": f"{job.mem_mb}M" if job.mem_mb else None,
+        "dependency": "afterok:" + ":".join(after) if after else None,
+        "setup": _setup(run, profile),
+        "srun_args": _srun(run, job, profile),
+        "additional_parameters": _further(run, profile),
+    }
+    return {"wckey": None, **{k: v for k, v in wanted.items() if v is not None}}
+
+
+def _further(run: RunPaths, profile: ClusterProfile) -> dict[str, Any]:
+    """Flags that submitit does not know, and the profile's own."""
+    flags: dict[str, Any] = {
+        "signal": f"USR2@{profile.signal_lead}",
+        "requeue": True,  # whatever the cluster's JobRequeue says
+        "kill-on-invalid-dep": "yes",  # a child whose parent failed would wait for ever
+        "chdir": str(run.root),
+    }
+    for key, value in profile.sbatch.items():
+        flag = key.lstrip("-").replace("_", "-")
+        if flag in OURS:
+            raise UserError(
+                f"sbatch flag {key!r} is set by latentctl",
+                where=f"cluster profile {profile.name}",
+                key=f"sbatch.{key}",
+                hint="partition, account, qos, constraint and signal_lead are fields of the profile; "
+                "nodes, tasks, cpus, gpus, mem and time are the recipe's resources",
+            )
+        if flag == "no-requeue":
+            del flags["requeue"]
+        if value is not False:
+            flags[flag] = value
+    return flags
+
+
+def _setup(run: RunPaths, profile: ClusterProfile) -> list[str]:
+    """Shell lines before srun: modules, the profile's lines, and the snapshot as the only code."""
+    lines: list[str] = []
+    if profile.modules:
+        lines += [
+            "if ! type module > /dev/null 2>&1; then",
+            "  for f in /etc/profile.d/lmod.sh /etc/profile.d/modules.sh; do [ ! -r $f ] || . $f; done",
+            "fi",
+        ]
+    for name in profile.modules:
+        module = shlex.quote(name)
+        lines.append(
+            f"module load {module} || {{ echo latentctl: module load {module} failed >&2; exit 1; }}"
+        )
+    lines += profile.setup
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in profile.env.items()]
+    lines += [f"export PYTHONPATH={shlex.quote(str(run.code))}", "export PYTHONSAFEPATH=1"]
+    return lines
+
+
+def _srun(run: RunPaths, job: JobPlan, profile: ClusterProfile) -> list[str]:
+    """A task that dies without a word must not leave the others waiting: --kill-on-bad-exit."""
+    args = ["--kill-on-bad-exit=1"]
+    if job.cpus_per_task:  # srun does not inherit it since Slurm 22.05
+        args.append(f"--cpus-per-task={job.cpus_per_task}")
+    if profile.container is not None and profile.container.runtime == "pyxis":
+        args += container.pyxis(profile.container.image, profile.container.mounts, run.root)
+    return args

@@ -1,0 +1,138 @@
+"""Slurm's refusals and reasons in words: which field of the profile or recipe they are about, and what is allowed."""
+
+from __future__ import annotations
+
+import re
+
+from latentctl.errors import Exit, Problem, UserError
+from latentctl.launch.slurm_parse import words
+from latentctl.plan.facts import ClusterFacts, Partition
+from latentctl.record.plan import JobPlan
+from latentctl.spec.cluster import ClusterProfile
+
+_REFUSALS: tuple[tuple[str, str], ...] = (
+    (r"invalid partition", "partition"),
+    (r"account.partition combination|invalid account", "account"),
+    (r"invalid qos", "qos"),
+    (r"QOS\w*(Limit|Per)|accounting/QOS policy|AssocMax\w+|AssocGrp\w+", "qos"),
+    (r"time limit|--time specification|Wall", "time"),
+    (r"invalid feature", "constraint"),
+    (r"memory specification|--mem specification", "mem"),
+    (r"more processors requested|cpu count", "cpus"),
+    (r"node count specification", "nodes"),
+    (r"generic resource|gres|gpus-per", "gpus"),
+    (r"invalid wckey", "sbatch.wckey"),
+    (r"invalid reservation|requested reservation", "sbatch.reservation"),
+    (r"invalid license", "sbatch.licenses"),
+    (r"invalid node name", "sbatch.nodelist"),
+    (r"requested node configuration", "resources"),
+    (r"unrecognized option|invalid --[\w-]+ spec", "sbatch"),
+)
+"""First match decides; specific ones stand before the general `node configuration`."""
+
+NEVER: dict[str, tuple[str, str]] = {
+    "PartitionTimeLimit": ("time", "asks for more time than the partition allows"),
+    "PartitionConfig": ("resources", "asks for more than the partition's nodes have"),
+    "PartitionNodeLimit": ("nodes", "asks for more nodes than the partition allows"),
+    "PartitionDown": ("partition", "waits in a partition that is down"),
+    "PartitionInactive": ("partition", "waits in a partition that is inactive"),
+    "DependencyNeverSatisfied": ("after", "waits for a job that failed"),
+    "JobHeldUser": ("job", "is held by its user (scontrol release JOBID)"),
+    "JobHeldAdmin": ("job", "is held by an administrator"),
+    "AccountNotAllowed": ("account", "has an account that may not use the partition"),
+    "BadConstraints": ("constraint", "has constraints that no node satisfies"),
+    "InvalidAccount": ("account", "has an account that is not valid"),
+    "InvalidQOS": ("qos", "has a qos that is not valid"),
+    "QOSNotAllowed": ("qos", "has a qos that the partition or account does not allow"),
+    "QOSMaxWallDurationPerJobLimit": ("time", "asks for more time than the qos allows"),
+    "AssocMaxWallDurationPerJobLimit": ("time", "asks for more time than the account allows"),
+    "ReqNodeNotAvail": ("resources", "needs nodes that are down or reserved"),
+}
+"""squeue's reason -> (field, words): an accepted job that cannot start unless somebody changes something."""
+
+
+def refusal(said: str, *, job: JobPlan, profile: ClusterProfile, facts: ClusterFacts | None) -> UserError:
+    """One error for a job that sbatch refused. `facts` None: the cluster was not asked, or did not answer."""
+    field = next((f for pattern, f in _REFUSALS if re.search(pattern, said, re.IGNORECASE)), None)
+    asked = _asked(field, job, profile)
+    message = f"Slurm refused job {job.name!r}: {words(said) or 'without a word'}"
+    if asked:
+        message += f" ({asked})"
+    hint = _allowed(field, job, profile, facts) or "nothing was left in the queue"
+    return UserError(
+        message,
+        where=f"cluster profile {profile.name}",
+        key=field,
+        hint=hint,
+        code=Exit.CLUSTER,
+        kind="cluster",
+    )
+
+
+def never_runs(reason: str | None, *, job: str, job_id: str) -> Problem | None:
+    """What keeps an accepted job from ever starting; None where it may yet run."""
+    if not reason:
+        return None
+    key = reason.split(",")[0].strip()
+    if re.search(r"account not permitted", reason, re.IGNORECASE):
+        key = "AccountNotAllowed"
+    if key not in NEVER:
+        return None
+    field, text = NEVER[key]
+    return Problem(
+        f"job {job!r} ({job_id}) was accepted but {text}: {reason}",
+        key=field,
+        hint=f"it stays pending until that changes; stop it with: scancel {job_id}",
+    )
+
+
+def _asked(field: str | None, job: JobPlan, profile: ClusterProfile) -> str:
+    gpus = f"{profile.gpu_type + ':' if profile.gpu_type else ''}{job.gpus_per_node}"
+    sizes = f"{job.nodes} nodes, per node {job.tasks_per_node} tasks, {gpus} GPUs"
+    said = {
+        "partition": f"partition: {profile.partition}",
+        "account": f"account: {profile.account}, partition: {profile.partition}",
+        "qos": f"qos: {profile.qos}",
+        "constraint": f"constraint: {profile.constraint}",
+        "time": f"time: {-(-job.time_s // 60)} min",
+        "mem": f"mem: {job.mem_mb} MiB per node",
+        "cpus": f"{job.tasks_per_node} tasks × {job.cpus_per_task or 1} CPUs per node",
+        "nodes": f"nodes: {job.nodes}",
+        "gpus": f"gpus: {gpus}",
+        "resources": sizes + (f", {job.mem_mb} MiB" if job.mem_mb else ""),
+    }
+    return said.get(field or "", "")
+
+
+def _allowed(
+    field: str | None, job: JobPlan, profile: ClusterProfile, facts: ClusterFacts | None
+) -> str | None:
+    """What the live cluster would take instead."""
+    if facts is None:
+        return None
+    partition = facts.partition(profile.partition)
+    if field == "partition":
+        return "partitions: " + ", ".join(p.name for p in facts.partitions if p.up)
+    if field == "account":
+        parts = [f"your accounts: {', '.join(facts.accounts)}"] if facts.accounts else []
+        if partition is not None and partition.accounts is not None:
+            parts.append(f"partition {partition.name} takes {', '.join(partition.accounts)}")
+        return "; ".join(parts) or None
+    if field == "qos" and facts.qos:
+        return "your qos: " + ", ".join(facts.qos)
+    if partition is not None and field in ("time", "mem", "cpus", "nodes", "gpus", "resources"):
+        return f"partition {partition.name} has {describe(partition)}"
+    return None
+
+
+def describe(partition: Partition) -> str:
+    """`4 nodes, per node 8 CPUs, 16000 MiB, GPUs h100:4 or v100:2; up to 60 min`."""
+    gpus = " or ".join(f"{kind}:{n}" if kind else str(n) for kind, n in partition.gpus) or "none"
+    text = f"{partition.nodes} nodes, per node {partition.cpus_per_node} CPUs, "
+    text += f"{partition.mem_mb_per_node} MiB, GPUs {gpus}"
+    limits = []
+    if partition.max_time_s is not None:
+        limits.append(f"{partition.max_time_s // 60} min")
+    if partition.max_nodes is not None:
+        limits.append(f"{partition.max_nodes} nodes a job")
+    return text + (f"; up to {', '.join(limits)}" if limits else "")
