@@ -85,7 +85,14 @@ class Own(Entry):
 
 _BUILTIN = (
     "jobs.data.sets.gsm8k",
+    "jobs.data.sets.words",
+    "jobs.data.sets.competition",
+    "jobs.data.sets.choice",
+    "jobs.data.sets.countdown",
+    "jobs.data.sets.graphs",
     "jobs.data.generators.shell_game",
+    "jobs.data.generators.countdown",
+    "jobs.data.generators.prosqa",
 )
 _TABLE: dict[str, Entry] = {}
 _loaded = False

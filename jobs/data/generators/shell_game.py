@@ -30,10 +30,10 @@ def draw(rng: random.Random, options: Options) -> tuple[str, Example]:
     for _ in range(options.swaps):
         a, b = sorted(rng.sample(range(1, options.cups + 1), 2))
         ball = {a: b, b: a}.get(ball, ball)
-        swaps.append(f"swap {a} {b}")
-        steps.append(f"swap {a} {b} : cup {ball}")
-    game = f"cup {start} ; {' ; '.join(swaps)}"
-    example = Example("", f"{game} ; where ?", str(ball), tuple(steps), {"cups": options.cups})
+        swaps.append(f"Swap {a} {b}.")
+        steps.append(f"Swap {a} {b}: cup {ball}")
+    game = f"The ball is under cup {start}. {' '.join(swaps)}"
+    example = Example("", f"{game} Where is the ball?", str(ball), tuple(steps), {"cups": options.cups})
     return f"{options.cups} {game}", example
 
 
