@@ -1,17 +1,21 @@
-"""What every engine offers, and what goes in and comes out. `latentctl`'s eval and (later) RL know only this."""
+"""What every engine offers, and what goes in and comes out. `latentctl`'s eval and (later) RL know only
+this."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from latentctl.spec.sampling import SamplingSpec
 
 StopCause = Literal["eos", "stop", "length", "error"]
-"""`eos`: the model ended; `stop`: a stop text; `length`: max_new_tokens reached (truncated); `error`: see `error`."""
+"""`eos`: the model ended; `stop`: a stop text; `length`: max_new_tokens reached (truncated); `error`:
+see `error`."""
 
 
-class Request(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Request:
     """One sample asked of an engine. `index` counts the samples of one problem."""
 
     id: str
@@ -19,9 +23,13 @@ class Request(NamedTuple):
     ids: list[int]
     """Prompt token ids, unpadded."""
     sampling: SamplingSpec
+    markers: tuple[str, str] | None = None
+    """What opens and closes the reasoning; the think budget forces the second. None: no reasoning to
+    bound."""
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Sample:
     """One finished sample."""
 
     id: str
@@ -29,11 +37,14 @@ class Sample(NamedTuple):
     ids: list[int]
     """Generated token ids, without the prompt, without the end-of-sequence token."""
     logps: list[float]
-    """Log-prob of each generated token under the distribution it was drawn from before filters, at temperature 1."""
+    """Log-prob of each generated token under the distribution it was drawn from before filters, at
+    temperature 1."""
     cause: StopCause
     forced: int = 0
     """How many tokens were forced by the think budget rather than drawn."""
     error: str | None = None
+    text: str = ""
+    """The decoded `ids`, special tokens shown; after `stop`, cut before the stop text."""
 
 
 class Engine(Protocol):
