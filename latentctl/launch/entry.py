@@ -1,0 +1,352 @@
+"""What a scheduler starts, once per task: it makes the attempt, runs the worker, and writes down how it ended.
+
+Stdlib only, no pydantic, no torch: it runs in the light interpreter of a compute node, from the run's snapshot.
+Rank 0 keeps the books of the attempt; every rank watches its own worker and stops it when another rank failed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from latentctl.launch import container, ranks, verdict
+from latentctl.launch.processes import JOB_MARK, RUN_MARK
+from latentctl.launch.timing import Timing, lead
+from latentctl.launch.verdict import End, RankExit
+from latentctl.launch.worker_process import STOP_SIGNALS, WorkerProcess
+from latentctl.record import attempt as attempts
+from latentctl.record.atomic import try_read_json, write_json
+from latentctl.record.journal import Journal, boot_id, now, process_start
+from latentctl.record.paths import AttemptPaths, RunPaths
+from latentctl.record.plan import EXIT_REQUEUE, JobPlan, Plan
+
+REQUEUE_KILL_S = 120.0
+"""After a requeue Slurm ends the job's processes; until then an exit could be taken for the job's own end."""
+
+
+class JobFailed(Exception):
+    """Ends the task with a non-zero exit, so that the scheduler calls it failed too."""
+
+
+class Vanished(Exception):
+    """The run directory is gone; nothing may be written, or it would come back half."""
+
+
+class Signals:
+    """What this process was told. Handlers only note it: the loop acts."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[float, signal.Signals]] = []
+        for number in (*STOP_SIGNALS, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: Any) -> None:
+        self.noted.append((time.monotonic(), signal.Signals(number)))
+
+    @property
+    def names(self) -> list[str]:
+        """USR2 and TERM, as far as they came."""
+        came = {s for _, s in self.noted}
+        return [s.name.removeprefix("SIG") for s in STOP_SIGNALS if s in came]
+
+    def force(self, grace: float) -> str | None:
+        """Why the worker may not be given more time: INT or a second TERM (`again`), `grace` expired.
+
+        TERMs within a second are one: a shutdown reaches us directly and through submitit's controller.
+        """
+        if not self.noted:
+            return None
+        terms = [t for t, s in self.noted if s == signal.SIGTERM]
+        if any(s == signal.SIGINT for _, s in self.noted) or (terms and terms[-1] - terms[0] > 1.0):
+            return "again"
+        return "grace" if time.monotonic() - self.noted[0][0] > grace else None
+
+
+def entry(run_dir: str, job: str) -> None:
+    """Run one task of `job`. Returns when the job succeeded; raises JobFailed otherwise; exits with 85 on a requeue."""
+    signals = Signals()  # first of all: submitit's own handlers would requeue or ignore
+    try:
+        Task(RunPaths(Path(run_dir)), job, signals).run()
+    except Vanished as error:
+        _say(str(error))
+        raise JobFailed(str(error)) from None
+    except OSError as error:
+        _say(f"cannot write the records of job {job}: {error}")
+        raise
+
+
+class Task:
+    """One process of one start of a job."""
+
+    def __init__(self, run: RunPaths, job: str, signals: Signals) -> None:
+        _require(run)
+        self.run_paths, self.signals = run, signals
+        self.plan = Plan.load(run.plan)
+        self.job: JobPlan = self.plan.job(job)
+        self.paths = run.job(job)
+        self.place = ranks.from_environment()
+        self.timing = Timing.from_environment()
+        self.journal = Journal(run.journal)
+        self.lead = lead(self.plan, self.job)
+
+    def run(self) -> None:
+        refusal = self._refusal()
+        attempt = self._join()
+        if refusal is not None:
+            return self._close(attempt, refusal) if self.place.rank == 0 else self._give_up(refusal)
+        if self.place.rank == 0:
+            self.journal.append("started", job=self.job.name, attempt=attempt.number, host=self._host(),
+                                scheduler=self.place.scheduler, id=self.place.job_id)  # fmt: skip
+        mine = self._work(attempt)
+        self._write(lambda: mine.save(attempt))
+        if self.place.rank == 0:
+            self._close(attempt, self._judge(attempt, mine))
+        else:
+            self._follow(attempt, mine)
+
+    def _refusal(self) -> End | None:
+        """What forbids to start at all, found alike by every rank."""
+        code = self.run_paths.code
+        here = Path(__file__).parents[2]
+        if not (code.is_dir() and here.samefile(code)):
+            return verdict.failed("snapshot", f"the entry was imported from {here}, not from the snapshot {code}",
+                                  hint="PYTHONPATH of the job must begin with the snapshot")  # fmt: skip
+        if self.place.size != self.job.world_size:
+            text = f"{self.place.size} processes were started, the plan says {self.job.world_size}"
+            return verdict.failed("world_size", text)
+        for parent in self.job.after:
+            if not self.run_paths.job(parent).result.exists():
+                text = f"{self.job.name} was not run: {parent} has not succeeded (it has no result.json)"
+                return verdict.failed("parent", text, hint=f"`latentctl show {self.run_paths.id}` says why")
+        return None
+
+    # -- the attempt -----------------------------------------------------------------------------------------------
+
+    def _join(self) -> AttemptPaths:
+        """Rank 0 makes the attempt, with the address at which the ranks will meet; the others wait for it."""
+        if self.place.rank == 0:
+            return attempts.claim(self.paths, self.place.key, self._info())
+        deadline = time.monotonic() + self.timing.join
+        while True:
+            found = attempts.find(self.paths, self.place.key)
+            if found is not None:
+                return found
+            if time.monotonic() > deadline:
+                raise JobFailed(f"rank 0 made no attempt of {self.job.name} within {self.timing.join:g} s")
+            _require(self.run_paths)
+            time.sleep(self.timing.poll)
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "scheduler": self.place.scheduler,
+            "id": self.place.job_id,
+            "restarts": self.place.restarts,
+            "host": self._host(),
+            "nodes": os.environ.get("SLURM_JOB_NODELIST") or self._host(),
+            "boot": boot_id(),
+            "pid": os.getpid(),
+            "start": process_start(os.getpid()),
+            "world_size": self.place.size,
+            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "interpreter": self.job.interpreter,
+            "master_addr": self.place.host,
+            "master_port": ranks.free_port(),
+        }
+
+    def _host(self) -> str:
+        return os.uname().nodename if self.place.scheduler == "local" else self.place.host
+
+    # -- the worker ------------------------------------------------------------------------------------------------
+
+    def _work(self, attempt: AttemptPaths) -> RankExit:
+        """Run the worker to its end. Leaves a failure file where it failed by its own."""
+        rank = self.place.rank
+        try:
+            worker = WorkerProcess(
+                worker_command(self.run_paths, self.plan, self.job, attempt.number),
+                env=self._worker_env(attempt), cwd=self.run_paths.root,
+                out=attempt.stdout(rank), err=attempt.stderr(rank),
+            )  # fmt: skip
+        except OSError as error:
+            _require(self.run_paths)
+            self._cannot_start(attempt, error)
+            return RankExit(rank, None, None, self.signals.names)
+        try:
+            stopped = self._watch(attempt, worker)
+        finally:
+            worker.kill()
+            code = worker.reap()
+        if stopped is None and -code in STOP_SIGNALS and self.signals.names:
+            code = EXIT_REQUEUE  # told to stop before it could listen: nothing is lost, it starts again where it was
+        if stopped is None and code not in (0, EXIT_REQUEUE):
+            self._write(lambda: verdict.write_failure(attempt, rank, code))
+        return RankExit(rank, code, stopped, self.signals.names)
+
+    def _watch(self, attempt: AttemptPaths, worker: WorkerProcess) -> str | None:
+        """Wait for the worker, hand signals on, and see whether it must stop. Returns why it has to be killed."""
+        told = 0
+        look = time.monotonic() + self.timing.watch
+        while not worker.ended():
+            for _, number in self.signals.noted[told:]:
+                told += 1
+                if number in STOP_SIGNALS:
+                    worker.tell(number)
+            force = self.signals.force(self.lead)
+            if force is not None:
+                return force
+            if time.monotonic() >= look:
+                look = time.monotonic() + self.timing.watch
+                attempts.ensure_current(self.paths, attempt.number)
+                _require(self.run_paths)
+                # its own failure file comes before its own end
+                if (
+                    any(p != attempt.failure(self.place.rank) for p in attempt.failures())
+                    or attempt.end.exists()
+                ):
+                    return None if worker.ended() else "peer"
+            time.sleep(self.timing.poll)
+        return None
+
+    def _worker_env(self, attempt: AttemptPaths) -> dict[str, str]:
+        info = try_read_json(attempt.info) or {}
+        place, env = self.place, dict(os.environ)
+        env.update({k: str(v) for k, v in self.plan.cluster.get("env", {}).items()})
+        env.update(
+            PYTHONPATH=str(self.run_paths.code), PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1",
+            RANK=str(place.rank), WORLD_SIZE=str(place.size),
+            LOCAL_RANK=str(place.local_rank), LOCAL_WORLD_SIZE=str(place.local_size),
+            MASTER_ADDR=str(info["master_addr"]), MASTER_PORT=str(info["master_port"]),
+        )  # fmt: skip
+        env[RUN_MARK], env[JOB_MARK] = str(self.run_paths.root), self.job.name
+        if self.plan.cluster.get("data_dir"):
+            env["LATENTCTL_DATA_DIR"] = str(self.plan.cluster["data_dir"])
+        if place.scheduler == "local":
+            env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order in which nvidia-smi counts, as leased
+        cpus = self.job.cpus_per_task or len(os.sched_getaffinity(0)) // place.local_size
+        env.setdefault("OMP_NUM_THREADS", str(max(1, cpus)))
+        return env
+
+    def _cannot_start(self, attempt: AttemptPaths, error: OSError) -> None:
+        text = f"cannot start the worker with {self.job.interpreter}: {error.strerror}"
+        record = {"class": "start", "message": text, "evidence": [], "rank": self.place.rank, "time": now(),
+                  "primary": True, "hint": f"name a python under interpreter.{self.job.role} of the cluster profile"}  # fmt: skip
+        self._write(lambda: write_json(attempt.failure(self.place.rank), record))
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _judge(self, attempt: AttemptPaths, mine: RankExit) -> End:
+        exits = self._collect(attempt, mine)
+        left = int(self.plan.cluster.get("max_requeues", 20)) - requeues_before(self.paths, attempt.number)
+        return verdict.judge(
+            self.paths, attempt, exits, size=self.place.size, requeues_left=left, lead=self.lead
+        )  # fmt: skip
+
+    def _collect(self, attempt: AttemptPaths, mine: RankExit) -> dict[int, RankExit]:
+        """The exits of all ranks, as far as they come in time."""
+        exits = {0: mine}
+        deadline = time.monotonic() + self.timing.finish
+        hurry = False
+        while len(exits) < self.place.size and time.monotonic() < deadline:
+            for rank in range(1, self.place.size):
+                found = None if rank in exits else RankExit.load(attempt, rank)
+                if found is not None:
+                    exits[rank] = found
+            if not hurry and (mine.stopped or "TERM" in self.signals.names or attempt.failures()):
+                hurry, deadline = True, min(deadline, time.monotonic() + self.timing.settle)
+            if len(exits) < self.place.size:
+                _require(self.run_paths)
+                time.sleep(self.timing.poll)
+        return exits
+
+    def _close(self, attempt: AttemptPaths, end: End) -> None:
+        """Rank 0 writes the end down, then acts on it."""
+        attempts.ensure_current(self.paths, attempt.number)
+        self._record(attempt, end)
+        if end.exit == "succeeded":
+            return
+        if end.exit == "requeued":
+            self._requeue(attempt)
+        self._give_up(end)
+
+    def _record(self, attempt: AttemptPaths, end: End) -> None:
+        row = end.record()
+        self._write(lambda: write_json(attempt.end, {**row, "attempt": attempt.number, "time": now()}))
+        data = {k: v for k, v in row.items() if k != "exit" and v not in (None, [])}
+        self._write(lambda: self.journal.append(end.event, job=self.job.name, attempt=attempt.number, **data))
+
+    def _requeue(self, attempt: AttemptPaths) -> None:
+        """Ask Slurm for another start; locally the supervisor reads it in end.json. Returns only never."""
+        if self.place.scheduler == "slurm":
+            from latentctl.launch.slurm_client import requeue
+
+            try:
+                requeue(self.place.job_id)
+            except Exception as error:
+                end = verdict.failed("requeue", f"checkpointed, but could not be requeued: {error}")
+                self._record(attempt, end)
+                self._give_up(end)
+            time.sleep(REQUEUE_KILL_S)
+        raise SystemExit(EXIT_REQUEUE)
+
+    def _follow(self, attempt: AttemptPaths, mine: RankExit) -> None:
+        """The other ranks wait for rank 0's word: a task that ends early may take the whole step with it."""
+        if mine.code == 0:
+            return
+        wait = self.timing.settle * 2 if mine.code != EXIT_REQUEUE else self.timing.finish
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline and not attempt.end.exists():
+            _require(self.run_paths)
+            time.sleep(self.timing.poll)
+        end = try_read_json(attempt.end) or {}
+        if mine.code == EXIT_REQUEUE and end.get("exit") in ("requeued", None):
+            if self.place.scheduler == "slurm":
+                time.sleep(REQUEUE_KILL_S)
+            raise SystemExit(EXIT_REQUEUE)
+        raise JobFailed(end.get("message") or f"rank {self.place.rank} ended with code {mine.code}")
+
+    def _give_up(self, end: End) -> None:
+        text = f"job {self.job.name}: {end.message or end.exit}"
+        _say(text + (f"\nhint: {end.hint}" if end.hint else ""))
+        raise JobFailed(text)
+
+    def _write(self, write: Any) -> None:
+        """A record that cannot be written (disk full) is said on stderr and does not hide what it was about."""
+        _require(self.run_paths)
+        try:
+            write()
+        except OSError as error:
+            _say(f"cannot write the records of job {self.job.name}: {error}")
+
+
+def worker_command(run: RunPaths, plan: Plan, job: JobPlan, attempt: int | str) -> list[str]:
+    """The worker's command line, inside the profile's container where it names one."""
+    inner = [job.interpreter, "-m", "jobs.worker", str(run.root), job.name, str(attempt)]
+    return container.wrap(
+        inner, container=plan.cluster.get("container"), run=run.root, gpus=job.gpus_per_node
+    )
+
+
+def requeues_before(job: Any, number: int) -> int:
+    """Attempts right before `number` that did not end the job: requeued by us, or taken away by the scheduler."""
+    count = 0
+    for paths in reversed(job.attempts()):
+        if paths.number >= number:
+            continue
+        end = try_read_json(paths.end)
+        if end is not None and end["exit"] not in ("requeued", "preempted"):
+            break
+        count += 1
+    return count
+
+
+def _require(run: RunPaths) -> None:
+    if not run.plan.exists():
+        raise Vanished(f"the run directory has vanished: {run.root}")
+
+
+def _say(text: str) -> None:
+    print(f"latentctl: {text}", file=sys.stderr, flush=True)

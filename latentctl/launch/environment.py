@@ -1,0 +1,20 @@
+"""Which variables of the submitting shell reach a job: the plain ones of a login, and those that the profile names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+PLAIN = (
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "LD_LIBRARY_PATH",
+    "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR",
+)  # fmt: skip
+"""Needed to find programs, homes and caches; none holds a secret."""
+
+PREFIXES = ("LC_", "LATENTCTL_")
+
+
+def job_environment(pass_env: Iterable[str], env: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a local job: plain variables and those of `pass_env`. Values stay in memory."""
+    names = {*PLAIN, *pass_env}
+    return {k: v for k, v in env.items() if k in names or k.startswith(PREFIXES)}

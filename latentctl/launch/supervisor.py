@@ -1,0 +1,249 @@
+"""One detached process per local run: starts its jobs in dependency order when it is their turn, and watches them.
+
+`python -m latentctl.launch.supervisor RUN_DIR`, from the run's snapshot. It holds nothing that is not on disk: after a
+kill -9 another one goes on, after it ended what the dead one left running.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentctl.launch import gpus, ranks, verdict
+from latentctl.launch.entry import entry
+from latentctl.launch.leases import Machine, Ticket, state_dir
+from latentctl.launch.processes import JOB_MARK, RUN_MARK, children, end_all, of_run, send
+from latentctl.launch.timing import Timing, lead
+from latentctl.record import attempt as attempts
+from latentctl.record.atomic import try_read_json, write_json
+from latentctl.record.journal import Journal, now
+from latentctl.record.lease import TTL_S, Held, Lease
+from latentctl.record.paths import AttemptPaths, RunPaths
+from latentctl.record.plan import JobPlan, Plan
+from latentctl.record.states import fold
+
+LATE_S = 5.0
+"""After the time limit the entries have this long to end by themselves."""
+
+
+@dataclass
+class Running:
+    """A started job."""
+
+    job: JobPlan
+    ticket: Ticket
+    controller: int
+    """Pid of submitit's controller, the parent of the entries."""
+    key: str
+    handle: Any
+    """submitit's job."""
+    started: float
+    told: int = 0
+    """How far the time limit got: 1 USR2, 2 TERM, 3 KILL."""
+
+
+class Supervisor:
+    """The jobs of one run on this machine."""
+
+    def __init__(self, run: RunPaths) -> None:
+        self.run_paths = run
+        self.plan = Plan.load(run.plan)
+        self.timing = Timing.from_environment()
+        self.journal = Journal(run.journal)
+        self.machine = Machine(state_dir(), gpus.visible)
+        self.waiting = {j.name: j for j in self.plan.jobs if not run.job(j.name).result.exists()}
+        self.tickets: dict[str, Ticket] = {}
+        self.running: dict[str, Running] = {}
+        self.bad: set[str] = set()
+        self.stop = False
+
+    def run(self) -> int:
+        """Until every job has ended or cannot start. 0: all succeeded."""
+        signal.signal(signal.SIGTERM, self._terminated)
+        lease = Lease.acquire(self.run_paths.supervisor_lease)
+        try:
+            self._end_leftovers()
+            beat = 0.0
+            while self.running or (self.waiting and not self.stop):
+                if time.monotonic() - beat > TTL_S / 4:
+                    lease.beat()
+                    beat = time.monotonic()
+                self._step()
+                time.sleep(self.timing.poll)
+        finally:
+            for ticket in self.tickets.values():
+                self.machine.give_back(ticket)
+            lease.release()
+        return 1 if self.bad or self.waiting else 0
+
+    def _terminated(self, _number: int, _frame: Any) -> None:
+        self.stop = True
+
+    def _step(self) -> None:
+        if not self.run_paths.plan.exists():
+            end_all(lambda: of_run(self.run_paths.root), grace=0)
+            raise SystemExit(f"the run directory has vanished: {self.run_paths.root}")
+        for running in list(self.running.values()):
+            if running.handle.done():
+                self._ended(running)
+            elif self.stop:
+                self._tell(running, 2, signal.SIGTERM)
+            else:
+                self._enforce_limit(running)
+        if not self.stop:
+            self._skip_children()
+            self._start_ready()
+
+    # -- starting --------------------------------------------------------------------------------------------------
+
+    def _end_leftovers(self) -> None:
+        """Jobs of a supervisor that was killed may still run; they checkpoint and end before anything starts anew."""
+        if not of_run(self.run_paths.root):
+            return
+        grace = max((lead(self.plan, j) for j in self.plan.jobs), default=0.0)
+        _say(f"processes of an earlier supervisor still run: asked to end, killed in {grace:g} s")
+        left = end_all(lambda: of_run(self.run_paths.root), grace=grace)
+        if left:
+            raise SystemExit(f"processes of an earlier start do not end: {[p.pid for p in left]}")
+
+    def _skip_children(self) -> None:
+        for job in self.plan.jobs:
+            parent = next((p for p in job.after if p in self.bad), None)
+            if job.name in self.waiting and parent is not None:
+                del self.waiting[job.name]
+                self.bad.add(job.name)
+                _, attempt, _ = fold(_events(self.run_paths), job.name)
+                self.journal.append(
+                    "skipped", job=job.name, attempt=attempt, message=f"{parent} did not succeed"
+                )
+
+    def _start_ready(self) -> None:
+        for job in list(self.waiting.values()):
+            if not all(self._succeeded(parent) for parent in job.after):
+                continue
+            if job.name not in self.tickets:
+                self.tickets[job.name] = self.machine.ask(self.run_paths.root, job.name, job.gpus_per_node)
+            granted = self.machine.grant(
+                self.tickets[job.name], max_parallel=int(self.plan.cluster.get("max_parallel", 2))
+            )
+            if granted is not None:
+                self.tickets[job.name] = granted
+                del self.waiting[job.name]
+                self._start(job, granted)
+
+    def _succeeded(self, job: str) -> bool:
+        """Its processes have ended too: a result is written before the last of them is gone."""
+        return job not in self.running and self.run_paths.job(job).result.exists()
+
+    def _start(self, job: JobPlan, ticket: Ticket) -> None:
+        from submitit import LocalExecutor
+
+        folder = self.run_paths.job(job.name).scheduler
+        executor = LocalExecutor(folder=folder)
+        # submitit's own limit only catches a supervisor that died: ours comes long before
+        spare = LATE_S + self.timing.kill_wait + 60
+        executor.update_parameters(
+            tasks_per_node=job.tasks_per_node, gpus_per_node=len(ticket.gpus), visible_gpus=tuple(ticket.gpus),
+            timeout_min=(job.time_s + spare) / 60, signal_delay_s=0,
+        )  # fmt: skip
+        os.environ[RUN_MARK], os.environ[JOB_MARK] = str(self.run_paths.root), job.name
+        try:
+            handle = executor.submit(entry, str(self.run_paths.root), job.name)
+        finally:
+            del os.environ[RUN_MARK], os.environ[JOB_MARK]
+        pid = int(handle.job_id)
+        _say(f"{job.name}: started, pid {pid}, GPUs {ticket.gpus or 'none'}")
+        self.running[job.name] = Running(job, ticket, pid, ranks.local_key(pid), handle, time.monotonic())
+
+    # -- watching --------------------------------------------------------------------------------------------------
+
+    def _enforce_limit(self, running: Running) -> None:
+        """USR2 before the limit, TERM soon after it, then KILL: as Slurm does."""
+        job = running.job
+        age = time.monotonic() - running.started
+        if age > job.time_s - lead(self.plan, job):
+            self._tell(running, 1, signal.SIGUSR2)
+        if age > job.time_s + LATE_S:
+            self._tell(running, 2, signal.SIGTERM)
+        if age > job.time_s + LATE_S + self.timing.kill_wait and running.told < 3:
+            running.told = 3
+            end_all(lambda: of_run(self.run_paths.root, job.name), grace=0)
+
+    def _tell(self, running: Running, level: int, number: signal.Signals) -> None:
+        """Signal the entries (submitit's controller would pass on only TERM), once per level."""
+        if running.told < level:
+            running.told = level
+            for process in children(running.controller):
+                send(process, number)
+
+    def _ended(self, running: Running) -> None:
+        """A job's controller is gone: nothing of it may go on, then its end is read and its GPUs are freed."""
+        name = running.job.name
+        del self.running[name]
+        end_all(lambda: of_run(self.run_paths.root, name), grace=0)
+        self.machine.give_back(self.tickets.pop(name))
+        attempt = self._attempt_of(running)
+        end = try_read_json(attempt.end)
+        if end is None and verdict.succeeded(self.run_paths.job(name), attempt):
+            end = {"exit": "succeeded"}
+        if end is None:
+            end = self._record_silent(running, attempt)
+        _say(f"{name}: attempt {attempt.number} {end['exit']}")
+        if end["exit"] == "requeued":
+            self.waiting[name] = running.job
+        elif end["exit"] != "succeeded":
+            self.bad.add(name)
+
+    def _attempt_of(self, running: Running) -> AttemptPaths:
+        """The attempt of this start; made now where the entry could not."""
+        job = self.run_paths.job(running.job.name)
+        for paths in reversed(job.attempts()):
+            if (try_read_json(paths.info) or {}).get("key") == running.key:
+                return paths
+        return attempts.claim(job, running.key, {"scheduler": "local", "host": os.uname().nodename})
+
+    def _record_silent(self, running: Running, attempt: AttemptPaths) -> dict[str, Any]:
+        """The entry of rank 0 ended without a word: killed, or it could not start."""
+        job = self.run_paths.job(running.job.name)
+        logs = sorted(job.scheduler.glob(f"{running.controller}_*_log.err"))
+        lines = next((found for log in logs if (found := verdict.tail(log))), [])
+        if running.told == 3:
+            end = verdict.End("timed_out", "timeout", "killed at the time limit", lines)
+        else:
+            end = verdict.failed("killed", "the job's processes ended without a word", evidence=lines)
+        row = {**end.record(), "attempt": attempt.number, "time": now()}
+        write_json(attempt.end, row)
+        self.journal.append(
+            end.event, job=running.job.name, attempt=attempt.number, **{"class": end.kind}, message=end.message,
+            evidence=end.evidence,
+        )  # fmt: skip
+        return row
+
+
+def _events(run: RunPaths):  # noqa: ANN202
+    from latentctl.record.journal import read
+
+    return read(run.journal)
+
+
+def _say(text: str) -> None:
+    print(f"{now()} {text}", flush=True)
+
+
+def main(argv: list[str]) -> int:
+    """Run the jobs of the run in argv[0]; stdout and stderr are the supervisor's log."""
+    os.umask(os.umask(0o022))
+    try:
+        return Supervisor(RunPaths(Path(argv[0]))).run()
+    except Held as error:
+        _say(f"another supervisor runs this run: pid {error.owner.pid} on {error.owner.host}")
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,188 @@
+"""How an attempt ended, judged from what its ranks left behind."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from latentctl.record.atomic import try_read_json, write_json
+from latentctl.record.journal import now
+from latentctl.record.paths import AttemptPaths, JobPaths
+from latentctl.record.plan import EXIT_REQUEUE
+from latentctl.record.states import AttemptEnd
+
+TAIL_LINES = 12
+TAIL_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class RankExit:
+    """`exit-<rank>.json`: how one worker ended."""
+
+    rank: int
+    code: int | None
+    """None: it could not be started."""
+    stopped: str | None
+    """Why its entry killed it: `peer` (another rank failed), `grace` (too slow to checkpoint), `again` (a second
+    TERM); None where it ended by itself."""
+    signals: list[str]
+    """What its entry was sent: USR2, TERM."""
+    time: str = field(default_factory=now)
+
+    def save(self, attempt: AttemptPaths) -> None:
+        write_json(attempt.rank_exit(self.rank), asdict(self))
+
+    @staticmethod
+    def load(attempt: AttemptPaths, rank: int) -> RankExit | None:
+        raw = try_read_json(attempt.rank_exit(rank))
+        return RankExit(**raw) if raw is not None else None
+
+
+@dataclass(frozen=True)
+class End:
+    """`end.json`."""
+
+    exit: AttemptEnd
+    kind: str | None = None
+    """Class of the failure."""
+    message: str | None = None
+    evidence: list[str] = field(default_factory=list)
+    rank: int | None = None
+    hint: str | None = None
+
+    @property
+    def event(self) -> str:
+        """The word for the journal. `interrupted` decides nothing: the scheduler that sent the TERM does."""
+        return {"timed_out": "failed", "preempted": "interrupted"}.get(self.exit, self.exit)
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "exit": self.exit,
+            "class": self.kind,
+            "message": self.message,
+            "evidence": self.evidence,
+            "rank": self.rank,
+            "hint": self.hint,
+        }
+
+
+def failed(kind: str, message: str, *, hint: str | None = None, evidence: list[str] | None = None) -> End:
+    return End("failed", kind, message, evidence or [], hint=hint)
+
+
+def judge(
+    job: JobPaths,
+    attempt: AttemptPaths,
+    exits: Mapping[int, RankExit],
+    *,
+    size: int,
+    requeues_left: int,
+    lead: float,
+) -> End:
+    """The end of an attempt of `size` ranks from their exits and failure files.
+
+    A failure wins over everything; then a stop that came too late; then success, which needs the job's result.
+    """
+    failure = first_failure(attempt)
+    if failure is not None:
+        return End("failed", failure.get("class"), failure.get("message"), failure.get("evidence") or [],
+                   failure.get("rank"), failure.get("hint"))  # fmt: skip
+    told = {name for e in exits.values() for name in e.signals}
+    if any(e.stopped in ("grace", "again") for e in exits.values()):
+        return _too_slow(told, lead)
+    done = succeeded(job, attempt)
+    codes = {e.code for e in exits.values()}
+    if done and exits.get(0) and exits[0].code == 0 and codes <= {0, EXIT_REQUEUE}:
+        return End("succeeded")
+    if EXIT_REQUEUE in codes:
+        return _wants_more(told, requeues_left)
+    missing = sorted(set(range(size)) - set(exits))
+    if missing:
+        return failed("rank_lost", f"rank {_list(missing)} went away without a word",
+                      hint="its node or its entry died; see the scheduler's log of the job")  # fmt: skip
+    bad = next((e for e in exits.values() if e.code != 0), None)
+    if bad is not None:  # its failure file could not be written
+        return failed("unknown", f"the worker of rank {bad.rank} ended with exit code {bad.code}")
+    return failed("no_result", "the workers ended with exit code 0 but the job has no result.json")
+
+
+def _too_slow(told: set[str], lead: float) -> End:
+    if "USR2" in told:
+        text = f"stopped at the time limit; the worker did not commit a checkpoint within {lead:g} s of the signal"
+        return End(
+            "timed_out", "timeout", text, hint="raise signal_lead of the cluster profile or resources.time"
+        )
+    return End("preempted", "preemption", "stopped by SIGTERM before a checkpoint was committed")
+
+
+def _wants_more(told: set[str], requeues_left: int) -> End:
+    if told == {"TERM"}:
+        # Whoever sent a bare TERM (scancel, requeue, shutdown) has decided what follows; a requeue of ours would
+        # bring a cancelled job back.
+        return End("preempted", "preemption", "stopped by SIGTERM after a checkpoint")
+    if requeues_left <= 0:
+        return failed("requeue_limit", "wanted to go on after a checkpoint, but was requeued as often as allowed",
+                      hint="raise max_requeues of the cluster profile or resources.time; `latentctl retry` resumes")  # fmt: skip
+    return End("requeued", message="checkpointed; wants more time")
+
+
+def succeeded(job: JobPaths, attempt: AttemptPaths) -> bool:
+    result = try_read_json(job.result)
+    return result is not None and result.get("attempt") == attempt.number
+
+
+def first_failure(attempt: AttemptPaths) -> dict[str, Any] | None:
+    """The earliest failure that is not the consequence of another; the earliest of all where each looks like one.
+
+    Earliest by the mtime of the files: they lie on one file system, so it is one clock.
+    """
+    found = []
+    for path in attempt.failures():
+        raw = try_read_json(path)
+        if raw is not None:
+            found.append((not raw.get("primary", True), path.stat().st_mtime_ns, path.name, raw))
+    return min(found, key=lambda f: f[:3])[3] if found else None
+
+
+def write_failure(attempt: AttemptPaths, rank: int, code: int) -> None:
+    """Say why a worker ended, where it could not say so itself."""
+    path = attempt.failure(rank)
+    if path.exists():
+        return
+    kind, message, hint = _of_code(rank, code)
+    record = {"class": kind, "message": message, "evidence": tail(attempt.stderr(rank)), "rank": rank,
+              "time": now(), "primary": True, "hint": hint}  # fmt: skip
+    write_json(path, record)
+
+
+def _of_code(rank: int, code: int) -> tuple[str, str, str | None]:
+    if code >= 0:
+        return "unknown", f"the worker of rank {rank} ended with exit code {code}", None
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = None
+    if -code == signal.SIGKILL:
+        hint = "often the memory of the machine ran out: ask for more (resources.mem), or look into the kernel's log"
+    return "killed", f"the worker of rank {rank} was killed by {name}", hint
+
+
+def tail(path: Path) -> list[str]:
+    """The last lines of a log, progress bars reduced to what they last showed."""
+    try:
+        with open(path, "rb") as f:
+            f.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            text = f.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
+    return [line[:400] for line in lines if line][-TAIL_LINES:]
+
+
+def _list(ranks: list[int]) -> str:
+    shown = ", ".join(map(str, ranks[:8]))
+    return shown if len(ranks) <= 8 else f"{shown} and {len(ranks) - 8} more"
