@@ -15,7 +15,8 @@ from typing import Any
 def wrap(command: list[str], *, container: dict[str, Any] | None, run: Path, gpus: int) -> list[str]:
     """The worker's command as it is run on the node. `container` is that of plan.json's cluster, or None.
 
-    The run directory is mounted where it is; further mounts are `/host:/inside`. The environment passes through.
+    The run directory is mounted where it is; further mounts are `/host:/inside`. The environment
+    passes through.
     """
     if not container or container["runtime"] != "apptainer":
         return command

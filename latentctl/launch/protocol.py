@@ -20,7 +20,7 @@ class Handle:
     """Slurm job id; for the local executor the supervisor's `pid:start:boot`."""
     job: str
     name: str | None = None
-    """What the scheduler calls it, where the `submitted` event has a `name`: tells a reused id from our job."""
+    """What the scheduler calls it (`name` of the `submitted` event): tells our job from one with a reused id."""
 
 
 @dataclass(frozen=True)

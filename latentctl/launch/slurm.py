@@ -33,7 +33,7 @@ class SlurmExecutor:
         from latentctl.launch.slurm_script import submission
 
         parents = [f"<{name}>" for name in job.after]
-        return submission(run, job, profile=self.profile, client=self.client, after=parents).text()
+        return submission(run, plan, job, profile=self.profile, client=self.client, after=parents).text()
 
     def submit(self, run: RunPaths, plan: Plan) -> list[Handle]:
         jobs = ledger.unfinished(run, plan)
@@ -42,18 +42,20 @@ class SlurmExecutor:
         done: list[Handle] = []
         try:
             for job in jobs:
-                done.append(self._submit(run, job, journal, {h.job: h.id for h in done}))
+                done.append(self._submit(run, plan, job, journal, {h.job: h.id for h in done}))
         except BaseException:
             self._withdraw(run, journal, done)
             raise
         return done
 
-    def _submit(self, run: RunPaths, job: JobPlan, journal: Journal, ids: dict[str, str]) -> Handle:
+    def _submit(
+        self, run: RunPaths, plan: Plan, job: JobPlan, journal: Journal, ids: dict[str, str]
+    ) -> Handle:
         from latentctl.launch.entry import entry
         from latentctl.launch.slurm_script import job_name, submission
 
         after = [ids[name] for name in job.after if name in ids]  # the others have their result already
-        prepared = submission(run, job, profile=self.profile, client=self.client, after=after)
+        prepared = submission(run, plan, job, profile=self.profile, client=self.client, after=after)
         prepared.folder.mkdir(
             parents=True, exist_ok=True
         )  # Slurm fails a job whose log folder is missing, silently

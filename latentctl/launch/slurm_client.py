@@ -164,7 +164,7 @@ class SlurmClient:
         return self._run(command, merge=True).strip()
 
     def facts(self) -> ClusterFacts:
-        """Partitions, limits and the user's accounts; accounting that does not answer leaves its parts None."""
+        """Partitions, limits, the user's accounts; accounting that does not answer leaves its parts None."""
         partitions = self._run(["scontrol", "--oneliner", "show", "partition"])
         nodes = self._run(["sinfo", "--noheader", "--format", slurm_parse.SINFO])
         config = self._run(["scontrol", "show", "config"])

@@ -164,7 +164,7 @@ def gpus(gres: str) -> list[tuple[str, int]]:
 
 
 def facts(partitions: str, sinfo: str, config: str, assoc: str | None) -> ClusterFacts:
-    """From `scontrol -o show partition`, `sinfo -h -o SINFO`, `scontrol show config`, `sacctmgr show assoc`."""
+    """From `scontrol -o show partition`, `sinfo -o SINFO`, `scontrol show config`, `sacctmgr show assoc`."""
     settings = dict(re.findall(r"^(\S+)\s*= (.*?)\s*$", config, re.MULTILINE))
     accounts: set[str] = set()
     qos: set[str] = set()

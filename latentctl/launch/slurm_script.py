@@ -1,7 +1,7 @@
-"""The batch script of one job: which flags a plan and a profile become, and what reaches the job's environment.
+"""The batch script of one job: the flags that plan and profile become, and what reaches the job's environment.
 
-submitit writes the text. Around it stand: our own call of sbatch (time limit, environment, search after a lost
-answer) and a submission that works without `srun` on the machine that only shows the script.
+submitit writes the text. Around it stand our own call of sbatch (time limit, environment, search after a lost
+answer), and that a script can be shown on a machine without Slurm.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from submitit.slurm import slurm as submitit_slurm
 from latentctl.errors import UserError
 from latentctl.launch import container
 from latentctl.launch.slurm_client import SlurmClient
+from latentctl.launch.timing import lead
 from latentctl.record.paths import RunPaths
-from latentctl.record.plan import JobPlan
+from latentctl.record.plan import JobPlan, Plan
 from latentctl.spec.cluster import ClusterProfile
 
 KEPT = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LD_LIBRARY_PATH", "LANG", "LANGUAGE", "TZ", "SLURM_CONF")
@@ -33,8 +34,8 @@ KEPT_PREFIXES = (
     "BASH_FUNC_ml",
     "LATENTCTL_",
 )
-"""What a job gets from the submitting shell: who and where one is, and what `module` needs. Nothing else, so that
-tokens and keys do not travel unasked; `pass_env` names more."""
+"""What a job gets from the submitting shell: who and where one is, and what `module` needs. Nothing else, so
+that tokens and keys do not travel unasked; `pass_env` names more."""
 
 OURS = frozenset(
     {
@@ -90,12 +91,13 @@ class Submission(submitit.SlurmExecutor):
 
 
 def submission(
-    run: RunPaths, job: JobPlan, *, profile: ClusterProfile, client: SlurmClient, after: list[str]
+    run: RunPaths, plan: Plan, job: JobPlan, *, profile: ClusterProfile, client: SlurmClient, after: list[str]
 ) -> Submission:
     """Everything of one job but the act. `after` are Slurm ids that must succeed first."""
     python = profile.interpreter.entry or sys.executable
     made = Submission(run.job(job.name).scheduler, python, client, environment(profile, client))
-    made.update_parameters(**_parameters(run, job, profile, after))
+    further = _further(run, profile, signal_lead=int(lead(plan, job)))
+    made.update_parameters(additional_parameters=further, **_parameters(run, job, profile, after))
     return made
 
 
@@ -125,15 +127,14 @@ def _parameters(run: RunPaths, job: JobPlan, profile: ClusterProfile, after: lis
         "dependency": "afterok:" + ":".join(after) if after else None,
         "setup": _setup(run, profile),
         "srun_args": _srun(run, job, profile),
-        "additional_parameters": _further(run, profile),
     }
     return {"wckey": None, **{k: v for k, v in wanted.items() if v is not None}}
 
 
-def _further(run: RunPaths, profile: ClusterProfile) -> dict[str, Any]:
+def _further(run: RunPaths, profile: ClusterProfile, *, signal_lead: int) -> dict[str, Any]:
     """Flags that submitit does not know, and the profile's own."""
     flags: dict[str, Any] = {
-        "signal": f"USR2@{profile.signal_lead}",
+        "signal": f"USR2@{signal_lead}",
         "requeue": True,  # whatever the cluster's JobRequeue says
         "kill-on-invalid-dep": "yes",  # a child whose parent failed would wait for ever
         "chdir": str(run.root),

@@ -1,4 +1,4 @@
-"""Slurm's refusals and reasons in words: which field of the profile or recipe they are about, and what is allowed."""
+"""Slurm's refusals and reasons in words: which field they are about, and what is allowed."""
 
 from __future__ import annotations
 
