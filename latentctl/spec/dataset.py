@@ -21,7 +21,7 @@ class FieldMap(Spec):
 
 
 class DatasetSpec(Spec):
-    """A dataset. `dataset: gsm8k` is short for `dataset: {name: gsm8k}`."""
+    """A dataset. `dataset: gsm8k` is short for `dataset: {name: gsm8k}`; with a slash or a data file's ending, for `path`."""
 
     name: str | None = Field(default=None, min_length=1)
     """A known dataset or generator (`latentctl data --list`)."""
@@ -51,8 +51,30 @@ class DatasetSpec(Spec):
         return self
 
 
+DATA_SUFFIXES = (
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".arrow",
+    ".txt",
+    ".gz",
+    ".zst",
+    ".xz",
+    ".bz2",
+)
+
+
+def is_path(text: str) -> bool:
+    """Whether the short form `dataset: TEXT` means a file or a Hub id rather than a known name."""
+    return "/" in text or text.startswith("~") or text.lower().endswith(DATA_SUFFIXES)
+
+
 def _short(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
+    if isinstance(value, str):
+        return {"path" if is_path(value) else "name": value}
+    return value
 
 
 DatasetField = Annotated[DatasetSpec, BeforeValidator(_short, json_schema_input_type=DatasetSpec | str)]

@@ -1,0 +1,179 @@
+"""pydantic's findings as problems that name the file, the line, the value, and what is allowed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from latentctl.errors import Problem
+from latentctl.spec import catalog
+from latentctl.spec.base import Spec
+from latentctl.spec.yaml_marks import Mark, Node
+
+Found = tuple[Mark, Problem]
+
+_TYPE_ERRORS = re.compile(r".*_type|int_from_float|is_instance_of")
+_PATTERN_WORDS = "lower-case letters, digits, '.', '_' and '-', starting with a letter or digit"
+
+
+def shown(value: Any) -> str:
+    """A value as it is quoted in an error: short, on one line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return f"a map ({', '.join(map(str, list(value)[:4]))}{', ...' if len(value) > 4 else ''})"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:56] + "...'"
+
+
+@dataclass(frozen=True)
+class _Located:
+    """One finding of pydantic, and the deepest node that it is about."""
+
+    error: Any
+    node: Node
+    keys: tuple[str, ...]
+    """The keys on the way to `node`."""
+    rest: tuple[Any, ...]
+    """What of the location is not in the tree: an absent key, or the branch of a union."""
+
+
+def _locate(error: Any, root: Node) -> _Located:
+    node, seen, loc = root, [], list(error["loc"])
+    while loc:
+        part, value = loc[0], node.value
+        if isinstance(value, dict) and str(part) in value:
+            node = value[str(part)]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            node = value[part]
+        elif len(loc) > 1 and isinstance(value, dict | list) and _union_tag(part):
+            loc.pop(0)
+            continue
+        else:
+            break
+        seen.append(str(loc.pop(0)))
+    return _Located(error, node, tuple(seen), tuple(loc))
+
+
+def _union_tag(part: Any) -> bool:
+    """Whether pydantic put this into a location to name the branch of a union."""
+    return isinstance(part, str) and bool(
+        re.match(r"[A-Z]|str$|int$|bool$|float$|list\[|dict\[|literal\[|function", part)
+    )
+
+
+def _choose(located: list[_Located]) -> list[_Located]:
+    """Of the findings about one value, those that say something: deeper ones before 'wrong type' of another branch."""
+    by_node: dict[int, list[_Located]] = {}
+    for item in located:
+        by_node.setdefault(id(item.node), []).append(item)
+    chosen: list[_Located] = []
+    for group in by_node.values():
+        telling = [
+            i
+            for i in group
+            if not _TYPE_ERRORS.fullmatch(i.error["type"]) and i.error["type"] != "literal_error"
+        ]
+        chosen += telling or group[:1]
+    deeper = {i.keys[:n] for i in chosen for n in range(len(i.keys))}
+    return [i for i in chosen if not (_TYPE_ERRORS.fullmatch(i.error["type"]) and i.keys in deeper)]
+
+
+def explain(error: ValidationError, root: Node, models: list[type[Spec]]) -> list[Found]:
+    """The problems of one validation, each placed at the key or value that is wrong."""
+    located = [_locate(e, root) for e in error.errors(include_url=False)]
+    return [_problem(item, models) for item in _choose(located)]
+
+
+def _key(node: Node, *more: str) -> str:
+    return ".".join((*node.path, *more))
+
+
+def _problem(item: _Located, models: list[type[Spec]]) -> Found:
+    kind, node = item.error["type"], item.node
+    if kind == "missing":
+        absent = str(item.rest[-1]) if item.rest else "a value"
+        return node.mark, Problem("missing", str(node.mark), _key(node, absent))
+    if kind == "extra_forbidden":
+        return node.key, Problem("unknown key", str(node.key), _key(node))
+    if kind == "value_error":
+        return _contradiction(item)
+    info = catalog.field_at(models, tuple(k for k in item.keys if not k.isdigit()))
+    value = node.plain()
+    message, hint = _wrong(kind, item, value, info), _hint(kind, value, info)
+    return node.mark, Problem(message, str(node.mark), _key(node), hint)
+
+
+def _wrong(kind: str, item: _Located, value: Any, info: Any) -> str:
+    context = item.error.get("ctx", {})
+    in_list = bool(item.keys) and item.keys[-1].isdigit()
+    if kind == "string_pattern_mismatch":
+        longest = re.search(r"\{0,(\d+)\}", context.get("pattern", ""))
+        allowed = (
+            f"{_PATTERN_WORDS}, at most {int(longest[1]) + 1} signs"
+            if longest
+            else context.get("pattern", "")
+        )
+        return f"{shown(value)}: expected {allowed}"
+    if kind in ("too_short", "too_long"):
+        least, most = context.get("min_length"), context.get("max_length")
+        return (
+            f"{shown(value)}: expected at {'least' if kind == 'too_short' else 'most'} {least or most} items"
+        )
+    if kind == "string_too_short":
+        return "an empty text is not allowed"
+    if info is not None and not in_list:
+        return f"{shown(value)}: expected {catalog.expected(info.annotation, info.metadata)}"
+    if info is not None:
+        return f"{shown(value)}: wrong in {catalog.expected(info.annotation, info.metadata)}"
+    return f"{shown(value)}: {item.error['msg'][:1].lower()}{item.error['msg'][1:]}"
+
+
+def _hint(kind: str, value: Any, info: Any) -> str | None:
+    words = catalog.expected(info.annotation, info.metadata) if info is not None else ""
+    if (
+        isinstance(value, str)
+        and "true or false" in words
+        and value.lower() in ("yes", "no", "on", "off", "y", "n")
+    ):
+        return f"write {'true' if value.lower() in ('yes', 'on', 'y') else 'false'}"
+    if isinstance(value, float) and value.is_integer() and "whole number" in words:
+        return f"write {int(value)}"
+    if isinstance(value, str) and re.search("number", words):
+        try:
+            number = float(value)
+        except ValueError:
+            return None
+        if re.fullmatch(r"[-+]?0\d+", value):
+            return f"a leading zero makes it a text: write {int(number)}"
+        return f"it is a text: write {value} without quotes"
+    if kind == "literal_error" and isinstance(value, str):
+        near = catalog.nearest(value, words.removeprefix("one of ").split(", "))
+        return f"did you mean {near}?" if near else None
+    if "a list of" in words and not isinstance(value, list | dict):
+        return f"write [{value}]"
+    return None
+
+
+def _contradiction(item: _Located) -> Found:
+    """A finding in words of a model's own; points at the last written of the keys that the words name."""
+    node = item.node
+    cause = item.error.get("ctx", {}).get("error")
+    words = str(cause) if cause is not None else item.error["msg"]
+    named: list[Node] = []
+    if node.is_map:
+        named = [child for key, child in node.value.items() if re.search(rf"\b{re.escape(key)}\b", words)]
+        named.sort(key=lambda child: child.mark)
+    if not named:
+        value = "" if node.is_map else f"{shown(node.plain())}: "
+        return node.mark, Problem(value + words, str(node.mark), _key(node))
+    *others, last = named
+    away = [f"{o.path[-1]} stands at {o.key}" for o in others if o.key.line != last.key.line]
+    return last.key, Problem(words, str(last.key), _key(node), "; ".join(away) or None)

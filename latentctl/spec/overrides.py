@@ -1,0 +1,133 @@
+"""`--set a.b.c=value`: put one value into a recipe's tree, as if it had been written there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from latentctl.errors import Problem
+from latentctl.spec import catalog
+from latentctl.spec.recipe import EXPERIMENT_KEYS, STAGES
+from latentctl.spec.yaml_marks import Mark, Node, YamlProblems, parse
+
+SHORT_FORMS = {("model",): "path", ("dataset",): "name", ("validation",): "name", ("train", "keep"): "last"}
+"""Blocks that may be written as one value -> the key which that value is."""
+
+
+class OverrideProblem(Exception):
+    """One override cannot be applied."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(problem.text())
+
+
+@dataclass(frozen=True)
+class Override:
+    """A value for a dotted key. `value.mark.source` is the option as provenance shows it."""
+
+    path: tuple[str, ...]
+    value: Node
+
+    @property
+    def key(self) -> str:
+        return ".".join(self.path)
+
+
+def parse_override(text: str, rank: int, option: str = "--set") -> Override:
+    """`train.lr=1e-4`; the value is YAML, an empty one is null. Raises OverrideProblem."""
+    key, sign, value = text.partition("=")
+    key = key.strip()
+    where = f"{option} {key}"
+    if not sign or not key or any(not part for part in key.split(".")):
+        hint = f"write it like {option} train.lr=1e-4"
+        raise OverrideProblem(Problem(f"{text!r} is not KEY=VALUE", option, None, hint))
+    path = tuple(key.split("."))
+    mark = Mark(rank, 0, 0, where)
+    try:
+        node = parse(value, where, rank=rank, lines=False)
+    except YamlProblems as error:
+        problem = error.problems[0][1]
+        raise OverrideProblem(
+            Problem(problem.message, where, None, "quote a value that is not plain YAML")
+        ) from None
+    return Override(path, at_path(node or Node(None, mark, mark), path))
+
+
+def at_path(node: Node, path: tuple[str, ...]) -> Node:
+    """The same tree, as if it had been written under `path`."""
+    value = node.value
+    if isinstance(value, dict):
+        value = {k: at_path(v, (*path, k)) for k, v in value.items()}
+    elif isinstance(value, list):
+        value = [at_path(v, (*path, str(i))) for i, v in enumerate(value)]
+    return replace(node, value=value, path=path)
+
+
+def long_form(node: Node, path: tuple[str, ...]) -> Node:
+    """`dataset: gsm8k` as `{name: gsm8k}`; anything else as it is. `path` is relative to the stage."""
+    key = SHORT_FORMS.get(path)
+    if key is None or node.is_map or isinstance(node.value, list) or node.value is None:
+        return node
+    if path == ("dataset",) or path == ("validation",):
+        from latentctl.spec.dataset import is_path
+
+        key = "path" if isinstance(node.value, str) and is_path(node.value) else key
+    child = replace(node, path=(*node.path, key))
+    return replace(node, value={key: child})
+
+
+def _insert(node: Node, path: tuple[str, ...], new: Node, done: tuple[str, ...]) -> Node:
+    """A copy of `node` with `new` at `path`; missing maps are made, a scalar in the way becomes a map."""
+    if not path:
+        return replace(new, path=node.path) if new.path != node.path and node.path else new
+    node = long_form(node, done)
+    items = node.value if isinstance(node.value, dict) else {}
+    child = items.get(path[0]) or Node({}, new.mark, new.mark, (*node.path, path[0]))
+    value = {**items, path[0]: _insert(child, path[1:], new, (*done, path[0]))}
+    kept = node if node.is_map else replace(node, mark=new.mark)
+    return replace(kept, value=value)
+
+
+def apply(root: Node, override: Override, names: Sequence[str]) -> Node:
+    """The recipe's tree with the override in it. `names` are its stages, in order; the root's `stages` is a list of maps
+    where there is one. Raises OverrideProblem for a stage that does not exist."""
+    path = override.path
+    if path[0] != STAGES or len(path) == 1:
+        return _insert(root, path, override.value, ())
+    index, rest = _stage(override, names)
+    stages = root.get(STAGES)
+    if stages is None or not isinstance(stages.value, list):
+        return _one_stage(root, override, rest)
+    target = stages.value[index]
+    new = _insert(target, rest, at_path(override.value, (*target.path, *rest)), ())
+    items = [new if i == index else s for i, s in enumerate(stages.value)]
+    return root.with_child(STAGES, replace(stages, value=items))
+
+
+def _one_stage(root: Node, override: Override, rest: tuple[str, ...]) -> Node:
+    if not rest or rest[0] in EXPERIMENT_KEYS:
+        message = "this recipe has one stage, written at its top"
+        raise OverrideProblem(
+            Problem(message, override.value.mark.source, None, "set the key without stages.<name>")
+        )
+    return _insert(root, rest, at_path(override.value, rest), ())
+
+
+def _stage(override: Override, names: Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    """Which stage a path `stages.<name or index>...` means, and the path within it. Names may hold dots."""
+    rest = override.path[1:]
+    for length in range(len(rest), 0, -1):
+        if (name := ".".join(rest[:length])) in names:
+            return list(names).index(name), rest[length:]
+    if rest[0].isdigit() and int(rest[0]) < len(names):
+        return int(rest[0]), rest[1:]
+    near = catalog.nearest(rest[0], names)
+    hint = (
+        f"did you mean stages.{near}?"
+        if near
+        else f"its stages: {', '.join(names)} (or 0 to {len(names) - 1})"
+    )
+    raise OverrideProblem(
+        Problem(f"there is no stage {rest[0]!r}", override.value.mark.source, override.key, hint)
+    )

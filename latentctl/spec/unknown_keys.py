@@ -1,0 +1,79 @@
+"""Keys that nothing reads, found on what was written, before anything is inherited or dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from latentctl.errors import Problem
+from latentctl.spec import catalog
+from latentctl.spec.base import Spec
+from latentctl.spec.explain import Found
+from latentctl.spec.methods import METHODS
+from latentctl.spec.recipe import STAGES, RecipeTop
+from latentctl.spec.stage import StageBase
+from latentctl.spec.yaml_marks import Node
+
+Everywhere = dict[str, list[tuple[str, ...]]]
+
+
+def _report(node: Node, known: Iterable[str], everywhere: Everywhere) -> Found:
+    key = node.path[-1] if node.path else ""
+    hint = catalog.hint_for_key(key, known, everywhere)
+    return node.key, Problem("unknown key", str(node.key), ".".join(node.path), hint)
+
+
+def _block(node: Node, models: list[type[Spec]], everywhere: Everywhere) -> list[Found]:
+    """Below a key whose value is one of these blocks."""
+    if not node.is_map or not models:
+        return []
+    fields = {key: info for model in models for key, info in catalog.keys(model).items()}
+    found: list[Found] = []
+    for key, child in node.value.items():
+        if key not in fields:
+            found.append(_report(child, fields, everywhere))
+        else:
+            below = [
+                m
+                for model in models
+                if key in (k := catalog.keys(model))
+                for m in catalog.submodels(k[key].annotation)
+            ]
+            found += _block(child, below, everywhere)
+    return found
+
+
+def _stage_fields() -> dict[str, list[type[Spec]]]:
+    fields = {k: catalog.submodels(i.annotation) for k, i in catalog.keys(StageBase).items()}
+    return fields | {name: [settings] for name, settings in METHODS.items()}
+
+
+def _level(
+    items: dict[str, Node], fields: dict[str, list[type[Spec]]], everywhere: Everywhere
+) -> list[Found]:
+    found: list[Found] = []
+    for key, child in items.items():
+        if key in fields:
+            found += _block(child, fields[key], everywhere)
+        else:
+            found.append(_report(child, fields, everywhere))
+    return found
+
+
+def unknown_keys(root: Node) -> list[Found]:
+    """Every unknown key of a normalised recipe, with the nearest known one or where it belongs."""
+    stage = _stage_fields()
+    top = {k: catalog.submodels(i.annotation) for k, i in catalog.keys(RecipeTop).items()} | {STAGES: []}
+    everywhere = catalog.places([StageBase, RecipeTop])
+    for name, settings in METHODS.items():
+        for key, homes in catalog.places([settings], (name,)).items():
+            everywhere.setdefault(key, []).extend(homes)
+    found = _level(root.value, stage | top, everywhere)
+    stages = root.get(STAGES)
+    for one in stages.value if stages is not None else []:
+        found += _level(one.value, stage, everywhere)
+    return found
+
+
+def unknown_in(node: Node, model: type[Spec]) -> list[Found]:
+    """Every unknown key of a file that is one block (a cluster profile)."""
+    return _block(node, [model], catalog.places([model]))
