@@ -52,6 +52,8 @@ class StageContext:
     """The cluster profile's."""
     debug: bool = False
     """`submit --debug`: two steps, four rows."""
+    spec_hash: str = ""
+    """Of the whole experiment; a checkpoint carries it and is resumed by no other."""
 
 
 class Method(Protocol):
@@ -63,5 +65,6 @@ class Method(Protocol):
         """Do the stage, resuming what an earlier attempt left. Returns the numbers of result.json (rank 0's count).
 
         Raises `Preempted` after committing a checkpoint; `jobs.runtime.errors.JobUserError` for what a person can mend.
+        A method may also have `close()`: the worker calls it after `run` to free memory for the next stage.
         """
         ...

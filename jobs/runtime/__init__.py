@@ -1,1 +1,1 @@
-"""What every job needs while it runs: reports, signals, checkpoints, collectives, failures. Knows no method."""
+"""What every job needs while it runs: reports, signals, checkpoints, collectives. Knows no method."""

@@ -1,7 +1,8 @@
 """Checkpoints that exist whole or not at all. Free of torch.
 
-A checkpoint is filled in `step-000100.tmp-<attempt>`, its files are made durable, `COMMITTED` (who, when, which files
-of which size) is written last, and one rename gives it its name. Whatever is killed when, `latest` finds a whole one.
+A checkpoint is filled in `step-000100.tmp-<attempt>`, its files are made durable, `COMMITTED` (who, when,
+which files of which size) is written last, and one rename gives it its name. Whatever is killed when,
+`latest` finds a whole one.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def _job(stage: StagePaths) -> JobPaths:
     return JobPaths(stage.root.parent.parent)
 
 
-# --- writing -----------------------------------------------------------------------------------------------------
+# --- writing ------------------------------------------------------------------------------------------------
 
 
 def commit(
@@ -66,9 +67,10 @@ def commit(
 ) -> None:
     """Write a checkpoint; when this returns, it is durable.
 
-    `fill` writes files into the folder it is given. With several processes all of them call this with the same step
-    and with `barrier`; each fills in its own files, rank 0 commits. A checkpoint of the same step is replaced.
-    Raises StaleAttempt where a later attempt has begun, OSError where the disk refuses; then nothing was committed.
+    `fill` writes files into the folder it is given. With several processes all of them call this with the
+    same step and with `barrier`; each fills in its own files, rank 0 commits. A checkpoint of the same step
+    is replaced. Raises StaleAttempt where a later attempt has begun, OSError where the disk refuses; then
+    nothing was committed.
     """
     wait = barrier or (lambda: None)
     tmp = prepare(stage, step, attempt) if rank == 0 else _tmp(stage, step, attempt)
@@ -99,7 +101,7 @@ def prepare(stage: StagePaths, step: int, attempt: int) -> Path:
 def finish(
     stage: StagePaths, step: int, attempt: int, spec_hash: str, extra: dict[str, Any] | None = None
 ) -> Checkpoint:
-    """Rank 0, after every process has filled in and sealed its files: commit the folder that `prepare` gave."""
+    """Rank 0, after every process has filled and sealed its files: commit what `prepare` gave."""
     tmp, final = _tmp(stage, step, attempt), stage.checkpoint(step)
     files = seal(tmp)
     ensure_current(_job(stage), attempt)
@@ -118,7 +120,7 @@ def finish(
 
 
 def publish(stage: StagePaths, target: Path, attempt: int, fill: Callable[[Path], None]) -> None:
-    """Replace a folder of the stage (`stage.model`, `stage.best`) by one that `fill` writes: whole or not at all.
+    """Replace a folder of the stage (`stage.model`, `stage.best`) by one that `fill` writes, whole.
 
     For one process. Raises StaleAttempt where a later attempt has begun.
     """
@@ -156,7 +158,7 @@ def _tmp(stage: StagePaths, step: int, attempt: int) -> Path:
 
 
 def _swap(tmp: Path, final: Path, attempt: int) -> None:
-    """Give `tmp` its name. What bore it stands aside until then, and `clean` puts it back if we die in between."""
+    """Give `tmp` its name. What bore it stands aside until then; `clean` puts it back if we die."""
     old = None
     if final.exists():
         old = final.with_name(f"{final.name}.old-{attempt}")
@@ -176,11 +178,11 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 def latest(stage: StagePaths, spec_hash: str) -> Checkpoint | None:
-    """The newest whole checkpoint of this spec, None where there is none. Damaged ones are noted on stderr."""
+    """The newest whole checkpoint of this spec, or None. Damaged ones are noted on stderr."""
     for step, path in reversed(_candidates(stage)):
         try:
             return load(path, spec_hash)
@@ -250,7 +252,7 @@ def _candidates(stage: StagePaths) -> list[tuple[int, Path]]:
     return sorted(found.items())
 
 
-# --- keeping house -------------------------------------------------------------------------------------------------
+# --- keeping house ------------------------------------------------------------------------------------------
 
 
 def clean(stage: StagePaths) -> None:
@@ -278,7 +280,7 @@ def _clean_published(target: Path) -> None:
 
 
 def prune(stage: StagePaths, last: int, keep_steps: Collection[int] = ()) -> list[int]:
-    """Remove committed checkpoints but the newest `last` whole ones and `keep_steps`. Returns the removed steps.
+    """Remove checkpoints but the newest `last` whole ones and `keep_steps`. Returns the removed steps.
 
     A damaged checkpoint does not count among the newest, so a whole one always stays.
     """

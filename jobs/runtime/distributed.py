@@ -1,7 +1,7 @@
 """The process group of a job: NCCL on GPUs, gloo on CPUs, nothing for a single process that needs none.
 
-Small agreements between processes (stop or go on, who has finished) go through a gloo group on the host even where
-gradients go through NCCL: they cost no synchronisation with the GPU.
+Small agreements between processes (stop or go on, who has finished) go through a gloo group on the host even
+where gradients go through NCCL: they cost no synchronisation with the GPU.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from jobs.methods.protocol import World
 from jobs.runtime.errors import JobUserError
 
 if TYPE_CHECKING:
     import torch
 
+    from jobs.methods.protocol import World
+
 TIMEOUT = timedelta(minutes=30)
-"""Rank 0 may export a large model while the others wait. A failed rank is noticed by its entry, not by this."""
+"""Rank 0 may export a large model while the others wait. A failed rank is noticed by its entry."""
 
 _control: Any = None
 
@@ -26,8 +27,8 @@ _control: Any = None
 def init(world: World, *, deepspeed: bool = False) -> None:
     """Join the job's process group. May be called again; a single process joins one only for DeepSpeed.
 
-    Reads MASTER_ADDR and MASTER_PORT where there are several processes. With `deepspeed`, DeepSpeed is imported so
-    that it compiles nothing, and its communication is set up on the same group.
+    Reads MASTER_ADDR and MASTER_PORT where there are several processes. With `deepspeed`, DeepSpeed is
+    imported so that it compiles nothing, and its communication is set up on the same group.
     """
     global _control
     if world.size > 1 or deepspeed:
@@ -40,9 +41,8 @@ def init(world: World, *, deepspeed: bool = False) -> None:
         if not dist.is_initialized():
             backend = "nccl" if cuda else "gloo"
             if world.size == 1:
-                dist.init_process_group(
-                    backend, store=dist.HashStore(), rank=0, world_size=1, timeout=TIMEOUT
-                )
+                store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+                dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=TIMEOUT)
             else:
                 dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
             _control = dist.new_group(backend="gloo", timeout=TIMEOUT) if cuda and world.size > 1 else None
@@ -56,7 +56,8 @@ def _init_deepspeed(world: World) -> None:
         return
     import torch
 
-    # DeepSpeed reads its device from here; it differs from the scheduler's where a process sees only its own GPU.
+    # DeepSpeed reads its device from here; it differs from the scheduler's where a process sees only its own
+    # GPU.
     os.environ["LOCAL_RANK"] = (
         str(device(world).index or 0) if torch.cuda.is_available() else str(world.local_rank)
     )
@@ -71,9 +72,9 @@ def _init_deepspeed(world: World) -> None:
 def import_deepspeed() -> Any:
     """DeepSpeed, imported so that no compiler is ever started for its shared-memory collectives.
 
-    Without this, the first `init_distributed` on a CPU compiles an extension for more than a minute and fails where
-    there is no compiler. DeepSpeed 0.19 looks the extension up in `deepspeed.ops.__compatible_ops__` and only there;
-    left to itself it fills that table by running compilers.
+    Without this, the first `init_distributed` on a CPU compiles an extension for more than a minute and fails
+    where there is no compiler. DeepSpeed 0.19 looks the extension up in `deepspeed.ops.__compatible_ops__`
+    and only there; left to itself it fills that table by running compilers.
     """
     import torch
 
@@ -82,7 +83,7 @@ def import_deepspeed() -> Any:
     import deepspeed
     import deepspeed.ops
 
-    vars(deepspeed.ops)["__compatible_ops__"] = {}
+    deepspeed.ops.__dict__["__compatible_ops__"] = {}
     return deepspeed
 
 

@@ -1,4 +1,4 @@
-"""Failures of a job: the error that a person can mend, and what kind of failure an exception is. Free of torch."""
+"""Failures of a job: the error that a person can mend, and what kind an exception is. Free of torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from latentctl.record.journal import now
 FailureClass = Literal[
     "user_error", "out_of_memory", "nccl", "node", "disk", "data", "preemption", "code", "unknown"
 ]
-"""`nccl` stands for every collective library, gloo included; `disk` for every storage, network ones included."""
+"""`nccl` stands for every collective library, gloo too; `disk` for every storage, network ones too."""
 
 _MAX_LINE = 400
 _MAX_EVIDENCE = 8
@@ -80,7 +80,7 @@ _NETWORK = "fetch it once where there is a network, or name a local directory or
 
 # The first rule that matches decides, so what is more telling stands higher.
 _RULES = (
-    _rule("out_of_memory", r"\bOutOfMemoryError\b|CUDA out of memory|CUDA error: out of memory", hint=_SMALLER),
+    _rule("out_of_memory", r"\bOutOfMemoryError\b|CUDA (error: )?out of memory", hint=_SMALLER),
     _rule("out_of_memory", r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED", hint=_SMALLER),
     _rule("out_of_memory", r"DefaultCPUAllocator: (can't|not enough)|Cannot allocate memory", hint=_SMALLER),
     _rule("out_of_memory", r"\bMemoryError\b|std::bad_alloc", hint=_SMALLER),
@@ -90,18 +90,23 @@ _RULES = (
     _rule("disk", r"No space left on device|Disk quota exceeded|Read-only file system|Input/output error"),
     _rule("disk", r"Stale file handle|PytorchStreamWriter failed|I/O error: .*os error (5|28|30|122)\b"),
     # gloo and NCCL say these when the process on the other side is gone.
-    _rule("nccl", r"Connection (closed|reset) by (remote )?peer|ncclRemoteError|remote process exited", primary=False),
+    _rule("nccl", r"Connection (closed|reset) by (remote )?peer", primary=False),
+    _rule("nccl", r"ncclRemoteError|remote process exited", primary=False),
     _rule("nccl", r"gloo.*(Broken pipe|Connection refused|Socket closed)|Broken pipe.*gloo", primary=False),
-    _rule("nccl", r"Watchdog caught collective|Timed out waiting.*(recv|send)|wait timeout after", primary=False),
+    _rule("nccl", r"Watchdog caught collective|wait timeout after", primary=False),
+    _rule("nccl", r"Timed out waiting.*(recv|send)", primary=False),
     _rule("nccl", r"Dist(Store|Network)Error.*(reset|closed|broken pipe|refused|recvValue)", primary=False),
-    _rule("nccl", r"NCCL (error|WARN|failure)|nccl(System|Internal|UnhandledCuda|Invalid\w+)Error|DistBackendError"),
-    _rule("nccl", r"\bDist(Store|Network)?Error\b|\bgloo[/:]|Gloo connect|EADDRINUSE|address already in use"),
+    _rule("nccl", r"NCCL (error|WARN|failure)|nccl(System|Internal|UnhandledCuda|Invalid\w+)Error"),
+    _rule("nccl", r"\bDist(Store|Network|Backend)?Error\b|\bgloo[/:]|Gloo connect"),
+    _rule("nccl", r"EADDRINUSE|address already in use"),
     _rule("user_error", r"is not a local folder and is not a valid model identifier|RepositoryNotFoundError"),
     _rule("user_error", r"GatedRepoError|RevisionNotFoundError"),
-    _rule("data", r"LocalEntryNotFoundError|OfflineModeIsEnabled|429 Client Error|Too Many Requests", hint=_NETWORK),
-    _rule("data", r"couldn't connect to 'https://huggingface|outgoing traffic has been disabled", hint=_NETWORK),
+    _rule("data", r"LocalEntryNotFoundError|OfflineModeIsEnabled|outgoing traffic", hint=_NETWORK),
+    _rule("data", r"429 Client Error|Too Many Requests", hint=_NETWORK),
+    _rule("data", r"couldn't connect to 'https://huggingface", hint=_NETWORK),
     _rule("data", r"\b(Arrow\w+|DatasetGenerationError|DataFilesNotFoundError|DatasetNotFoundError)\b"),
-    _rule("data", r"\b(UnicodeDecodeError|JSONDecodeError|BadGzipFile)\b|Compressed file ended before|zlib\.error"),
+    _rule("data", r"\b(UnicodeDecodeError|JSONDecodeError|BadGzipFile|zlib\.error)\b"),
+    _rule("data", r"Compressed file ended before"),
     _rule("data", r"SafetensorError|PytorchStreamReader failed|\bUnpicklingError\b"),
     _rule("preemption", r"\b(Preempted|StaleAttempt)\b", primary=False),
 )  # fmt: skip
@@ -120,8 +125,8 @@ _ERRNO: dict[int, FailureClass] = {
 def classify(exc: BaseException) -> Failure:
     """What kind of failure an exception is.
 
-    Looks at the exception and at those it came from: the error that a clean-up step met while another one was on its
-    way (a barrier after a failed step) never hides the first.
+    Looks at the exception and at those it came from: the error that a clean-up step met while another one was
+    on its way (a barrier after a failed step) never hides the first.
     """
     chain = list(_chain(exc))
     found = [_one(e) for e in chain]

@@ -1,11 +1,12 @@
 """What a stage tells the run directory: heartbeat, metrics, events. Nothing here can stop a training.
 
-A full disk or a network file system that hiccups is noted on stderr, and the work goes on. (Results and checkpoints
-are another matter: those raise.) Only rank 0 writes. Free of torch.
+A full disk or a network file system that hiccups is noted on stderr, and the work goes on. (Results and
+checkpoints are another matter: those raise.) Only rank 0 writes. Free of torch.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -47,8 +48,9 @@ def plain(value: Any) -> Any:
 class Rate:
     """How fast, and how long still. Fed with (monotonic time in s, step).
 
-    `rate` is the median speed of the recent steps: one slow step (a validation, a checkpoint) does not move it.
-    `eta` counts those pauses in: the mean over the whole window, without the first step of the attempt (start-up).
+    `rate` is the median speed of the recent steps: one slow step (a validation, a checkpoint) does not move
+    it. `eta` counts those pauses in: the mean over the whole window, without the first step of the attempt
+    (start-up).
     """
 
     def __init__(self, window: int = 256, recent: int = 32) -> None:
@@ -70,7 +72,7 @@ class Rate:
     def per_second(self) -> float | None:
         """Units per second, None while there is nothing to tell from."""
         seen = list(self._seen)[-self._recent - 1 :]
-        costs = [((b[0] - a[0]) / (b[1] - a[1]), b[1] - a[1]) for a, b in zip(seen, seen[1:], strict=False)]
+        costs = [((b[0] - a[0]) / (b[1] - a[1]), b[1] - a[1]) for a, b in itertools.pairwise(seen)]
         if not costs:
             return None
         costs.sort()
@@ -117,7 +119,10 @@ class Reporter:
         self._stale = False
 
     def progress(self, step: int, total: int | None, unit: str = "step", **metrics: Any) -> None:
-        """How far the stage is: `step` of `total` (None: not known). Written at most once a second, and at the end."""
+        """How far the stage is: `step` of `total` (None: not known).
+
+        Written at most once a second, and at the end.
+        """
         if not self._main:
             return
         at = self._clock()
@@ -127,8 +132,10 @@ class Reporter:
             self._heartbeat(at)
 
     def log(self, step: int, **values: Any) -> None:
-        """A row of metrics.jsonl: {stage, step, time, attempt, ...values}. Values that are not finite become null, and
-        `nonfinite` names them."""
+        """A row of metrics.jsonl: {stage, step, time, attempt, ...values}.
+
+        Values that are not finite become null, and `nonfinite` names them.
+        """
         if not self._main or self._stale:
             return
         with self._careful("metrics.jsonl"):
@@ -141,7 +148,7 @@ class Reporter:
             self._wandb.log(self.stage, step, plain(values))
 
     def rewind(self, step: int) -> None:
-        """On resume at `step`: drop this stage's rows beyond it, which an earlier attempt wrote and this one repeats."""
+        """On resume at `step`: drop this stage's rows beyond it, which this attempt will write again."""
         if not self._main:
             return
         with self._careful("metrics.jsonl"):

@@ -1,4 +1,4 @@
-"""Random number generators of one process, saved and put back exactly. JSON: no pickle, torch only where loaded."""
+"""Random number generators of one process, saved and put back exactly. As JSON: no pickle."""
 
 from __future__ import annotations
 

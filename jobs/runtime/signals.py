@@ -14,7 +14,8 @@ STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 class StopFlag:
     """Set once a stop signal came; never unset.
 
-    `set` is what this process knows; `agreed()` is what all processes know, so that all of them stop at the same step.
+    `set` is what this process knows; `agreed()` is what all processes know, so that all of them stop at the
+    same step.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class StopFlag:
         """`USR2`, `TERM`, or what `request` was told."""
 
     def install(self, signals: Iterable[signal.Signals] = STOP_SIGNALS) -> None:
-        """Listen. Call from the main thread, before anything heavy is imported: an early signal would kill."""
+        """Listen. For the main thread, before anything heavy is imported: an early signal would kill."""
         signals = tuple(signals)
         for number in signals:
             signal.signal(number, self._came)
@@ -39,5 +40,8 @@ class StopFlag:
         self.set = True
 
     def agreed(self) -> bool:
-        """True where any process of the job was told to stop. A collective: call it at the same step on all ranks."""
+        """True where any process of the job was told to stop.
+
+        A collective: call it at the same step on all ranks.
+        """
         return bool(distributed.all_max(int(self.set)))

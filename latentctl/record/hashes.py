@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import Any
 
 
@@ -16,3 +18,11 @@ def canonical(value: Any) -> bytes:
 def spec_hash(experiment: dict[str, Any]) -> str:
     """SHA-256 (hex) of `Experiment.dump()`: what spec.json records and what a worker checks before it starts."""
     return hashlib.sha256(canonical(experiment)).hexdigest()
+
+
+def content_hash(experiment: dict[str, Any], code: Iterable[tuple[PurePosixPath, str]]) -> str:
+    """SHA-256 (hex) of an experiment and its code: (path below `code/`, SHA-256 of its bytes) per file."""
+    total = hashlib.sha256(canonical(experiment))
+    for path, digest in sorted(code):
+        total.update(f"\0{path}\0{digest}".encode())
+    return total.hexdigest()

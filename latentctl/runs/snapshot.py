@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from latentctl.errors import Exit, UserError
-from latentctl.record.hashes import canonical
+from latentctl.errors import UserError
+from latentctl.record import hashes
 
 PACKAGES = ("latentctl", "jobs")
 _SKIP_FOLDERS = {"__pycache__", "_data", "node_modules"}
@@ -116,10 +116,7 @@ def code_files(plugins: Sequence[str] = ()) -> list[CodeFile]:
 
 def content_hash(experiment: dict[str, Any], files: Sequence[CodeFile]) -> str:
     """SHA-256 (hex) of the spec and the bytes of the code; not of where it runs, nor where the code lies here."""
-    total = hashlib.sha256(canonical(experiment))
-    for file in sorted(files, key=lambda f: f.target):
-        total.update(f"\0{file.target}\0{file.digest()}".encode())
-    return total.hexdigest()
+    return hashes.content_hash(experiment, ((f.target, f.digest()) for f in files))
 
 
 def copy_code(files: Sequence[CodeFile], into: Path) -> None:
