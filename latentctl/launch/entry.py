@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from latentctl.launch import container, ranks, verdict
-from latentctl.launch.processes import JOB_MARK, RUN_MARK
+from latentctl.launch import ranks, verdict
+from latentctl.launch.command import worker_command, worker_environment
 from latentctl.launch.timing import Timing, lead
 from latentctl.launch.verdict import End, RankExit
 from latentctl.launch.worker_process import STOP_SIGNALS, WorkerProcess
@@ -168,7 +168,7 @@ class Task:
         try:
             worker = WorkerProcess(
                 worker_command(self.run_paths, self.plan, self.job, attempt.number),
-                env=self._worker_env(attempt), cwd=self.run_paths.root,
+                env=worker_environment(self.run_paths, self.plan, self.job, self.place, try_read_json(attempt.info) or {}), cwd=self.run_paths.root,
                 out=attempt.stdout(rank), err=attempt.stderr(rank),
             )  # fmt: skip
         except OSError as error:
@@ -210,25 +210,6 @@ class Task:
                     return None if worker.ended() else "peer"
             time.sleep(self.timing.poll)
         return None
-
-    def _worker_env(self, attempt: AttemptPaths) -> dict[str, str]:
-        info = try_read_json(attempt.info) or {}
-        place, env = self.place, dict(os.environ)
-        env.update({k: str(v) for k, v in self.plan.cluster.get("env", {}).items()})
-        env.update(
-            PYTHONPATH=str(self.run_paths.code), PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1",
-            RANK=str(place.rank), WORLD_SIZE=str(place.size),
-            LOCAL_RANK=str(place.local_rank), LOCAL_WORLD_SIZE=str(place.local_size),
-            MASTER_ADDR=str(info["master_addr"]), MASTER_PORT=str(info["master_port"]),
-        )  # fmt: skip
-        env[RUN_MARK], env[JOB_MARK] = str(self.run_paths.root), self.job.name
-        if self.plan.cluster.get("data_dir"):
-            env["LATENTCTL_DATA_DIR"] = str(self.plan.cluster["data_dir"])
-        if place.scheduler == "local":
-            env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order in which nvidia-smi counts, as leased
-        cpus = self.job.cpus_per_task or len(os.sched_getaffinity(0)) // place.local_size
-        env.setdefault("OMP_NUM_THREADS", str(max(1, cpus)))
-        return env
 
     def _cannot_start(self, attempt: AttemptPaths, error: OSError) -> None:
         text = f"cannot start the worker with {self.job.interpreter}: {error.strerror}"
@@ -320,14 +301,6 @@ class Task:
             write()
         except OSError as error:
             _say(f"cannot write the records of job {self.job.name}: {error}")
-
-
-def worker_command(run: RunPaths, plan: Plan, job: JobPlan, attempt: int | str) -> list[str]:
-    """The worker's command line, inside the profile's container where it names one."""
-    inner = [job.interpreter, "-m", "jobs.worker", str(run.root), job.name, str(attempt)]
-    return container.wrap(
-        inner, container=plan.cluster.get("container"), run=run.root, gpus=job.gpus_per_node
-    )
 
 
 def requeues_before(job: Any, number: int) -> int:

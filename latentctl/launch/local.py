@@ -14,7 +14,7 @@ from pathlib import Path
 
 from latentctl.errors import Exit, UserError
 from latentctl.launch import gpus, verdict
-from latentctl.launch.entry import worker_command
+from latentctl.launch.command import worker_command
 from latentctl.launch.environment import job_environment
 from latentctl.launch.processes import Process, end_all, of_run, send
 from latentctl.launch.protocol import Fact, Handle

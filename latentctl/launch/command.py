@@ -1,0 +1,50 @@
+"""How a worker is called: its command line and its environment, the same here and on Slurm."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from latentctl.launch import container
+from latentctl.launch.processes import JOB_MARK, RUN_MARK
+from latentctl.launch.ranks import Place
+from latentctl.record.paths import RunPaths
+from latentctl.record.plan import JobPlan, Plan
+
+
+def worker_command(run: RunPaths, plan: Plan, job: JobPlan, attempt: int | str) -> list[str]:
+    """The worker's command line, inside the profile's container where it names one."""
+    inner = [job.interpreter, "-m", "jobs.worker", str(run.root), job.name, str(attempt)]
+    return container.wrap(
+        inner, container=plan.cluster.get("container"), run=run.root, gpus=job.gpus_per_node
+    )
+
+
+def worker_environment(
+    run: RunPaths, plan: Plan, job: JobPlan, place: Place, meeting: dict[str, Any]
+) -> dict[str, str]:
+    """What a worker is told. `meeting` is attempt.json: it holds `master_addr` and `master_port`.
+
+    CUDA_VISIBLE_DEVICES is left as Slurm, or the lease of this machine, has set it.
+    """
+    env = dict(os.environ)
+    env.update({k: str(v) for k, v in plan.cluster.get("env", {}).items()})
+    env.update(
+        PYTHONPATH=str(run.code),
+        PYTHONSAFEPATH="1",
+        PYTHONUNBUFFERED="1",
+        RANK=str(place.rank),
+        WORLD_SIZE=str(place.size),
+        LOCAL_RANK=str(place.local_rank),
+        LOCAL_WORLD_SIZE=str(place.local_size),
+        MASTER_ADDR=str(meeting["master_addr"]),
+        MASTER_PORT=str(meeting["master_port"]),
+    )
+    env[RUN_MARK], env[JOB_MARK] = str(run.root), job.name
+    if plan.cluster.get("data_dir"):
+        env["LATENTCTL_DATA_DIR"] = str(plan.cluster["data_dir"])
+    if place.scheduler == "local":
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order in which nvidia-smi counts, and GPUs are leased
+    cpus = job.cpus_per_task or len(os.sched_getaffinity(0)) // place.local_size
+    env.setdefault("OMP_NUM_THREADS", str(max(1, cpus)))
+    return env
