@@ -1,0 +1,247 @@
+"""The one training loop: every method that trains brings its objective and its rows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from jobs.methods.protocol import Preempted, StageContext
+from jobs.models.export import export
+from jobs.models.lora import add_lora
+from jobs.runtime import distributed, rng
+from jobs.runtime.errors import JobUserError
+from jobs.train.checkpoint import Checkpoints
+from jobs.train.engine import Engine, Stepped
+from jobs.train.feed import Feed, validation_batches
+from jobs.train.judge import judge
+from jobs.train.objective import Objective
+from jobs.train.order import Order, mix
+from jobs.train.schedule import total_rows, total_steps
+from jobs.train.split import split_of
+from jobs.train.state import TrainState
+from latentctl.spec.train import TrainSpec
+
+DEBUG_STEPS = 2
+DEBUG_ROWS = 4
+
+
+class Trainer:
+    """One stage's training, from wherever an earlier attempt left it, to the exported model.
+
+    `rows` and `validation` must be the same on every rank; each rank takes its share. `latent` goes into `latent.json`.
+    Needs the process group of `distributed.init(world, deepspeed=True)`. Takes `model` for itself.
+    """
+
+    def __init__(
+        self,
+        ctx: StageContext,
+        *,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        objective: Objective,
+        rows: Sequence[Any],
+        validation: Sequence[Any] | None = None,
+        latent: dict[str, Any],
+    ) -> None:
+        self.ctx, self.tokenizer, self.objective, self.latent = ctx, tokenizer, objective, latent
+        self.rows, self.validation = rows, validation
+        self.train = train = _debugged(ctx.stage.train, ctx.world.size) if ctx.debug else ctx.stage.train
+        _check(train, objective, len(rows), validation)
+        self.split = split_of(train, world=ctx.world.size, rank=ctx.world.rank)
+        self.total = total_steps(train, len(rows))
+        order = Order(len(rows), batch=train.batch, seed=self._seed("order"), total=total_rows(train, len(rows)))
+        self.feed = Feed(rows, objective, order=order, split=self.split)
+        self.device = distributed.device(ctx.world)
+        self.model = _prepared(model, train, seed=self._seed("lora"))
+        self.engine = Engine(
+            self.model,
+            objective,
+            train,
+            split=self.split,
+            total=self.total,
+            device=self.device,
+            dtype=model.dtype,
+        )
+        self.checkpoints = Checkpoints(ctx, self.engine, self._export)
+        self.state = TrainState(world_size=ctx.world.size)
+        self._tokens = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._bad = torch.full((), math.inf, dtype=torch.float64, device=self.device)
+        self._since = time.monotonic()
+
+    def run(self) -> dict[str, Any]:
+        """Train. Returns the numbers of result.json. Raises Preempted after a checkpoint, JobUserError where the loss
+        is no longer a number."""
+        self._start()
+        state, train = self.state, self.train
+        for batches in self.feed.batches(state.step, self.total, workers=train.workers):
+            if state.stopped:  # by an attempt that was killed before it could finish
+                break
+            stepped = self.engine.step(batches)
+            state.step += 1
+            self._count(stepped)
+            stop = self.ctx.stop.agreed()
+            validate, save = self._due()
+            if stop or validate or save or state.step % train.log_every == 0:
+                self._log(stepped)
+            else:
+                self.ctx.report.progress(state.step, self.total)
+            new_best = validate and self._validate()
+            if stop or save or new_best or state.stopped:
+                self._commit()
+            if new_best:
+                self._publish(self.ctx.paths.best)
+            if stop and not state.stopped and state.step < self.total:
+                raise Preempted(f"checkpoint of step {state.step} of {self.total} committed")
+        return self._finish()
+
+    def _start(self) -> None:
+        """Fresh random streams, or everything as the last checkpoint left it."""
+        rng.seed_all(self._seed("rank", self.ctx.world.rank))
+        if restored := self.checkpoints.restore():
+            self.state = restored
+        if best := self.state.best:  # killed between the checkpoint and its publishing
+            self.checkpoints.publish(best.step, self.ctx.paths.best)
+        self._since = time.monotonic()
+
+    def _due(self) -> tuple[bool, bool]:
+        """Whether this step ends with a validation, with a checkpoint: the same on all ranks."""
+        step, train = self.state.step, self.train
+        end = step == self.total
+        validate = end or (train.eval_every is not None and step % train.eval_every == 0)
+        save = end or (train.save_every is not None and step % train.save_every == 0)
+        return validate and self.validation is not None, save
+
+    def _count(self, stepped: Stepped) -> None:
+        """On the device: waits for nothing."""
+        self._tokens += stepped.tokens
+        here = torch.where(stepped.loss_sum.isfinite(), math.inf, float(self.state.step))
+        self._bad = torch.minimum(self._bad, here)
+
+    def _log(self, stepped: Stepped) -> None:
+        state = self.state
+        loss, bad = self.engine.total([stepped.loss_sum, self._bad.isfinite()])
+        loss /= max(float(stepped.weight), 1.0)
+        if bad or not math.isfinite(loss):
+            self._not_a_number()
+        tokens, seconds = state.tokens, state.seconds
+        self._tick()
+        state.loss = loss
+        row = {
+            "loss": loss,
+            "lr": self.engine.last_lr,
+            "grad_norm": self.engine.grad_norm(),
+            "tokens_per_s": round((state.tokens - tokens) / max(state.seconds - seconds, 1e-9), 1),
+            "epoch": self.feed.epoch(state.step),
+        }
+        self.ctx.report.log(state.step, **row)
+        self.ctx.report.progress(state.step, self.total, **row)
+
+    def _not_a_number(self) -> None:
+        step = -distributed.all_max(-float(self._bad))
+        step = self.state.step if math.isinf(step) else int(step)
+        raise JobUserError(
+            f"the loss is not a number any more: step {step} of {self.total}",
+            hint=f"lower train.lr ({self.train.lr:g}), add train.warmup, or set train.clip (now {self.train.clip:g})",
+        )
+
+    def _validate(self) -> bool:
+        """True where it is the best so far."""
+        assert self.validation is not None
+        batches = validation_batches(self.validation, self.objective, self.split)
+        measured = self.engine.measure(batches, self.objective.metrics)
+        self._since = time.monotonic()
+        self.ctx.report.log(self.state.step, **{f"validation_{k}": v for k, v in measured.items()})
+        return judge(self.train, self.state, measured)
+
+    def _commit(self) -> None:
+        self.checkpoints.commit(self.state, last=self.train.keep.last)
+        self._since = time.monotonic()
+
+    def _publish(self, target: Path) -> None:
+        self.checkpoints.publish(self.state.step, target)
+        self._since = time.monotonic()
+
+    def _tick(self) -> None:
+        """Bring time and tokens up to now; what follows a tick until `_since` is set anew is not training."""
+        now = time.monotonic()
+        self.state.tokens += int(self._tokens)
+        self.state.seconds += now - self._since
+        self._tokens.zero_()
+        self._since = now
+
+    def _export(self, folder: Path, step: int) -> None:
+        export(self.model, self.tokenizer, folder, {**self.latent, "step": step})
+
+    def _seed(self, *what: int | str) -> int:
+        return mix(self.ctx.experiment.seed, self.ctx.stage.name, *what)
+
+    def _finish(self) -> dict[str, Any]:
+        state, best = self.state, self.state.best
+        self._publish(self.ctx.paths.model)
+        self.engine.close()
+        if state.stopped:
+            self.ctx.report.note(f"stopped at step {state.step} of {self.total}: {state.stopped}")
+        return {
+            "loss": state.loss,
+            "steps": state.step,
+            "epochs": self.feed.epoch(state.step),
+            "tokens": state.tokens,
+            "train_seconds": round(state.seconds, 3),
+            "tokens_per_s": round(state.tokens / max(state.seconds, 1e-9), 1),
+            "rows": len(self.rows),
+            "best": asdict(best) if best else None,
+            "validation": state.validation,
+            "stopped": state.stopped,
+            "world_size": self.ctx.world.size,
+        }
+
+
+def _debugged(train: TrainSpec, world: int) -> TrainSpec:
+    """`submit --debug`: two steps of four rows (or of one a process), validated and saved at the end."""
+    batch = max(DEBUG_ROWS // world, 1) * world
+    return train.model_copy(
+        update={
+            "steps": DEBUG_STEPS,
+            "epochs": None,
+            "batch": batch,
+            "micro_batch": batch // world,
+            "warmup": 0.0,
+            "log_every": 1,
+            "eval_every": train.eval_every and DEBUG_STEPS,
+            "save_every": None,
+            "early_stop": None,
+            "workers": 0,
+        }
+    )
+
+
+def _check(train: TrainSpec, objective: Objective, rows: int, validation: Sequence[Any] | None) -> None:
+    if rows == 0:
+        raise JobUserError("there is not one row to train on")
+    if validation is not None and len(validation) == 0:
+        raise JobUserError("the validation set has not one row")
+    if train.eval_every is not None and validation is None:
+        raise JobUserError("train.eval_every is set, but there is nothing to validate on", hint="add `validation:`")
+    known = ("loss", *objective.metrics)
+    asked = {"train.keep.best": train.keep.best, "train.early_stop.metric": train.early_stop and train.early_stop.metric}
+    for key, metric in asked.items():
+        if metric is not None and metric not in known:
+            raise JobUserError(f"{key}: no metric {metric!r} here", hint=f"there are {', '.join(known)}")
+
+
+def _prepared(model: PreTrainedModel, train: TrainSpec, *, seed: int) -> PreTrainedModel:
+    if train.lora:
+        add_lora(model, train.lora, seed=seed)
+    if train.gradient_checkpointing:
+        try:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        except ValueError as e:
+            raise JobUserError(str(e), hint="set train.gradient_checkpointing to false") from e
+    return model
