@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -28,9 +29,8 @@ def summary(path: Path) -> str:
             break
         if not line.startswith("# yaml-language-server"):
             words.append(line.lstrip("# ").strip())
-    text = " ".join(words)
-    end = text.find(". ")
-    return text if end < 0 else text[: end + 1]
+    found = re.match(r".*?[.?!](?= |$)", " ".join(words))
+    return found[0] if found else " ".join(words)
 
 
 @app.command("list")
