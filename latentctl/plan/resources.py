@@ -81,7 +81,11 @@ def refusals(stage: StageBase, profile: ClusterProfile) -> list[Problem]:
             "use `--cluster NAME` of a Slurm profile (`latentctl clusters list`), or more tasks: resources.tasks",
         )
     elif profile.max_nodes is not None and asked.nodes > profile.max_nodes:
-        refuse("nodes", f"{asked.nodes} nodes asked, at most {profile.max_nodes} allowed", "lower resources.nodes")
+        refuse(
+            "nodes",
+            f"{asked.nodes} nodes asked, at most {profile.max_nodes} allowed",
+            "lower resources.nodes",
+        )
     if asked.gpus > profile.gpus_per_node:
         have = profile.gpus_per_node
         hint = f"lower resources.gpus, or correct gpus_per_node in cluster/{profile.name}.yaml"
@@ -91,5 +95,9 @@ def refusals(stage: StageBase, profile: ClusterProfile) -> list[Problem]:
     time = asked.time or profile.time
     if profile.max_time is not None and time > profile.max_time:
         limit = _duration(profile.max_time)
-        refuse("time", f"{_duration(time)} asked, at most {limit} allowed", f"set resources.time to {limit} or less")
+        refuse(
+            "time",
+            f"{_duration(time)} asked, at most {limit} allowed",
+            f"set resources.time to {limit} or less",
+        )
     return found

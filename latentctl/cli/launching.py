@@ -1,0 +1,132 @@
+"""What `submit`, `sweep` and `eval` share: the cluster, the start, the words after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latentctl.cli import follow, output
+from latentctl.errors import Exit, UserError
+from latentctl.record.paths import RunPaths
+
+if TYPE_CHECKING:
+    from latentctl.launch.start import Started
+    from latentctl.spec.cluster import ClusterProfile
+    from latentctl.spec.load import LoadedRecipe
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set train.lr=1e-4")
+]
+Cluster = Annotated[
+    str,
+    typer.Option("--cluster", envvar="LATENTCTL_CLUSTER", help="Cluster profile (latentctl clusters list)."),
+]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the run; the recipe's if unsaid.")]
+Rerun = Annotated[
+    bool, typer.Option("--rerun", help="Run it again although the same thing was submitted before.")
+]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow until it ends; Ctrl-C lets it go on.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted; create nothing.")]
+
+
+def overrides(given: list[str] | None, name: str | None) -> list[str]:
+    """`--set` texts, `--name` being one of them."""
+    return [*(given or []), *([f"name={name}"] if name is not None else [])]
+
+
+def cluster(name: str) -> ClusterProfile:
+    """The profile; on this machine with its GPUs counted where the profile does not say."""
+    from latentctl.launch import gpus
+    from latentctl.spec.load import load_profile
+
+    profile = load_profile(name)
+    if profile.executor == "local" and profile.gpus_per_node == 0:
+        try:
+            found = len(gpus.visible())
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        profile = profile.model_copy(update={"gpus_per_node": found})
+    return profile
+
+
+def launch(
+    recipe: LoadedRecipe,
+    profile: ClusterProfile,
+    runs_dir: Path,
+    *,
+    rerun: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Submit the recipe's point, or its points as a sweep; say what happened; follow if asked."""
+    if len(recipe.points) > 1:
+        from latentctl.launch.sweeps import start_sweep
+
+        sweep = start_sweep(recipe, profile, runs_dir, rerun=rerun)
+        _announce_sweep(sweep.id, sweep.started)
+        finish([s.run for s in sweep.started], sweep.id, wait=wait, as_json=as_json, started=sweep.started)
+        return
+    from latentctl.launch.start import start
+
+    started = start(recipe.points[0], profile, runs_dir, recipe.recipe_bytes, rerun=rerun)
+    _announce(started, wait=wait)
+    finish([started.run], started.run.id, wait=wait, as_json=as_json, started=[started])
+
+
+def finish(
+    runs: Sequence[RunPaths], name: str, *, wait: bool, as_json: bool, started: Sequence[Started] = ()
+) -> None:
+    """Follow to the end if asked, else print the next commands (or the envelope)."""
+    if wait:
+        code = follow.follow(runs, name, as_json=as_json)
+        if code != Exit.OK:
+            raise typer.Exit(code)
+        return
+    if as_json:
+        output.print_json("submitted", {"name": name, "runs": [_row(s) for s in started]})
+    output.next_commands(
+        [
+            (f"latentctl status {name}", "state and progress"),
+            (f"latentctl logs {runs[0].id} -f", "what it writes"),
+            (f"latentctl cancel {name}", "stop it"),
+        ]
+    )
+
+
+def _row(started: Started) -> dict[str, Any]:
+    jobs = [j.name for j in started.plan.jobs]
+    return {"run": started.run.id, "created": started.created, "path": str(started.run.root), "jobs": jobs}
+
+
+def _announce(started: Started, *, wait: bool) -> None:
+    run, plan = started.run, started.plan
+    if started.created:
+        output.note(f"submitted {run.id}: {_jobs(len(plan.jobs))} on {plan.cluster['name']}")
+    else:
+        from latentctl.launch.observe import observe_one
+
+        state = observe_one(run).state
+        output.note(f"the same thing was submitted before: {run.id} is {state}; nothing was started")
+        again = "latentctl retry" if state in ("failed", "cancelled", "lost", "planned") else None
+        if again and not wait:
+            output.note(f"hint: `{again} {run.id}` resumes it; `--rerun` runs it again from the start")
+        else:
+            output.note("hint: `--rerun` runs it again from the start")
+    for problem in started.findings:
+        output.note(f"warning: {problem.text()}")
+
+
+def _announce_sweep(sweep: str, started: Sequence[Started]) -> None:
+    new = sum(s.created for s in started)
+    old = len(started) - new
+    also = f"; {old} {'was' if old == 1 else 'were'} submitted before" if old else ""
+    output.note(f"sweep {sweep}: submitted {new} of {len(started)} points{also}")
+    for problem in [p for s in started for p in s.findings][:5]:
+        output.note(f"warning: {problem.text()}")
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"
