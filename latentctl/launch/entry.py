@@ -24,9 +24,6 @@ from latentctl.record.journal import Journal, boot_id, now, process_start
 from latentctl.record.paths import AttemptPaths, RunPaths
 from latentctl.record.plan import EXIT_REQUEUE, JobPlan, Plan
 
-REQUEUE_KILL_S = 120.0
-"""After a requeue Slurm ends the job's processes; until then an exit could be taken for the job's own end."""
-
 
 class JobFailed(Exception):
     """Ends the task with a non-zero exit, so that the scheduler calls it failed too."""
@@ -188,7 +185,7 @@ class Task:
 
     def _watch(self, attempt: AttemptPaths, worker: WorkerProcess) -> str | None:
         """Wait for the worker, hand signals on, and see whether it must stop. Returns why it has to be killed."""
-        told = 0
+        told, settled = 0, 0.0
         look = time.monotonic() + self.timing.watch
         while not worker.ended():
             for _, number in self.signals.noted[told:]:
@@ -202,11 +199,10 @@ class Task:
                 look = time.monotonic() + self.timing.watch
                 attempts.ensure_current(self.paths, attempt.number)
                 _require(self.run_paths)
-                # its own failure file comes before its own end
-                if (
-                    any(p != attempt.failure(self.place.rank) for p in attempt.failures())
-                    or attempt.end.exists()
-                ):
+                others = verdict.failed_elsewhere(attempt, self.place.rank)
+                if others == "consequence" and not settled:
+                    settled = time.monotonic() + self.timing.settle
+                if others == "cause" or attempt.end.exists() or (settled and time.monotonic() > settled):
                     return None if worker.ended() else "peer"
             time.sleep(self.timing.poll)
         return None
@@ -270,7 +266,7 @@ class Task:
                 end = verdict.failed("requeue", f"checkpointed, but could not be requeued: {error}")
                 self._record(attempt, end)
                 self._give_up(end)
-            time.sleep(REQUEUE_KILL_S)
+            time.sleep(self.timing.requeue_kill)
         raise SystemExit(EXIT_REQUEUE)
 
     def _follow(self, attempt: AttemptPaths, mine: RankExit) -> None:
@@ -285,7 +281,7 @@ class Task:
         end = try_read_json(attempt.end) or {}
         if mine.code == EXIT_REQUEUE and end.get("exit") in ("requeued", None):
             if self.place.scheduler == "slurm":
-                time.sleep(REQUEUE_KILL_S)
+                time.sleep(self.timing.requeue_kill)
             raise SystemExit(EXIT_REQUEUE)
         raise JobFailed(end.get("message") or f"rank {self.place.rank} ended with code {mine.code}")
 

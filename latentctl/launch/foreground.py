@@ -20,7 +20,7 @@ from latentctl.record.atomic import read_json, write_json
 from latentctl.record.journal import Journal, boot_id, now, process_start
 from latentctl.record.lease import Held, Lease
 from latentctl.record.paths import AttemptPaths, RunPaths
-from latentctl.record.plan import JobPlan, Plan
+from latentctl.record.plan import EXIT_REQUEUE, JobPlan, Plan
 
 POLL_S = 0.5
 
@@ -69,9 +69,9 @@ def _run_job(run: RunPaths, plan: Plan, job: JobPlan, journal: Journal) -> End:
         env = worker_environment(run, plan, job, place, read_json(attempt.info))
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, ticket.gpus))
         code = _call(worker_command(run, plan, job, attempt.number), env, run)
-        if code != 0:
+        if code not in (0, EXIT_REQUEUE):
             verdict.write_failure(attempt, 0, code)
-        exits = {0: RankExit(0, code, None, [])}
+        exits = {0: RankExit(0, code, None, ["TERM"] if code == EXIT_REQUEUE else [])}
         end = verdict.judge(run.job(job.name), attempt, exits, size=1, requeues_left=0, lead=0)
     finally:
         machine.give_back(ticket)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latentctl.errors import Exit, UserError
 from latentctl.launch import gpus, verdict
@@ -26,7 +27,9 @@ from latentctl.record.lease import Owner, holder_of
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
 from latentctl.record.states import TERMINAL, fold
-from latentctl.spec.cluster import ClusterProfile
+
+if TYPE_CHECKING:
+    from latentctl.spec.cluster import ClusterProfile
 
 START_S = 30.0
 """A supervisor that has not taken its lease by then has not started."""
@@ -49,7 +52,7 @@ class LocalExecutor:
         }
         if job.gpus_per_node:
             shown["CUDA_VISIBLE_DEVICES"] = f"<{job.gpus_per_node} leased>"
-        words = [f"{k}={v}" for k, v in shown.items()]
+        words = [f"{k}={shlex.quote(v)}" for k, v in shown.items()]
         return " ".join([*words, shlex.join(worker_command(run, plan, job, "ATTEMPT"))])
 
     def submit(self, run: RunPaths, plan: Plan) -> list[Handle]:

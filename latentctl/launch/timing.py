@@ -25,6 +25,9 @@ class Timing:
     kill_wait: float = 30.0
     """Between TERM and KILL, beyond the lead that a job was promised."""
 
+    requeue_kill: float = 120.0
+    """After a requeue Slurm ends the job's processes; an earlier exit could be taken for the job's own end."""
+
     @staticmethod
     def from_environment() -> Timing:
         """`LATENTCTL_POLL_S=0.05` and so on, one variable per field."""

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from latentctl.record.atomic import try_read_json, write_json
 from latentctl.record.journal import now
@@ -145,6 +145,14 @@ def first_failure(attempt: AttemptPaths) -> dict[str, Any] | None:
         if raw is not None:
             found.append((not raw.get("primary", True), path.stat().st_mtime_ns, path.name, raw))
     return min(found, key=lambda f: f[:3])[3] if found else None
+
+
+def failed_elsewhere(attempt: AttemptPaths, rank: int) -> Literal["cause", "consequence"] | None:
+    """Whether another rank failed. Of a mere consequence the cause may still be on its way to the disk."""
+    found = [try_read_json(p) for p in attempt.failures() if p != attempt.failure(rank)]
+    if not found:
+        return None
+    return "cause" if any(f and f.get("primary", True) for f in found) else "consequence"
 
 
 def write_failure(attempt: AttemptPaths, rank: int, code: int) -> None:
