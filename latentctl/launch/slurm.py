@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latentctl.errors import Problem, UserError
 from latentctl.launch import slurm_words
@@ -16,7 +17,9 @@ from latentctl.record.journal import Journal, read
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
 from latentctl.record.states import TERMINAL, fold
-from latentctl.spec.cluster import ClusterProfile
+
+if TYPE_CHECKING:
+    from latentctl.spec.cluster import ClusterProfile
 
 NAME = "slurm"
 

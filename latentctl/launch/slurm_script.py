@@ -1,4 +1,4 @@
-"""The batch script of one job: the flags that plan and profile become, and what reaches the job's environment.
+"""The batch script of one job: flags from plan and profile, and the environment that reaches the job.
 
 submitit writes the text. Around it stand our own call of sbatch (time limit, environment, search after a lost
 answer), and that a script can be shown on a machine without Slurm.
@@ -158,7 +158,10 @@ def _further(run: RunPaths, profile: ClusterProfile, *, signal_lead: int) -> dic
 
 def _setup(run: RunPaths, profile: ClusterProfile) -> list[str]:
     """Shell lines before srun: modules, the profile's lines, and the snapshot as the only code."""
-    lines: list[str] = []
+    lines = [
+        "# from the submitting shell: "
+        + ", ".join((*KEPT, *(f"{p}*" for p in KEPT_PREFIXES), *profile.pass_env))
+    ]
     if profile.modules:
         lines += [
             "if ! type module > /dev/null 2>&1; then",

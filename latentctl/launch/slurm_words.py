@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from latentctl.errors import Exit, Problem, UserError
 from latentctl.launch.slurm_parse import words
 from latentctl.plan.facts import ClusterFacts, Partition
 from latentctl.record.plan import JobPlan
-from latentctl.spec.cluster import ClusterProfile
+
+if TYPE_CHECKING:
+    from latentctl.spec.cluster import ClusterProfile
 
 _REFUSALS: tuple[tuple[str, str], ...] = (
     (r"invalid partition", "partition"),
@@ -53,12 +56,12 @@ NEVER: dict[str, tuple[str, str]] = {
 
 def refusal(said: str, *, job: JobPlan, profile: ClusterProfile, facts: ClusterFacts | None) -> UserError:
     """One error for a job that sbatch refused. `facts` None: the cluster was not asked, or did not answer."""
-    field = next((f for pattern, f in _REFUSALS if re.search(pattern, said, re.IGNORECASE)), None)
+    field = field_of(said)
     asked = _asked(field, job, profile)
     message = f"Slurm refused job {job.name!r}: {words(said) or 'without a word'}"
     if asked:
         message += f" ({asked})"
-    hint = _allowed(field, job, profile, facts) or "nothing was left in the queue"
+    hint = (facts and allowed(field, profile, facts)) or "nothing was left in the queue"
     return UserError(
         message,
         where=f"cluster profile {profile.name}",
@@ -67,6 +70,11 @@ def refusal(said: str, *, job: JobPlan, profile: ClusterProfile, facts: ClusterF
         code=Exit.CLUSTER,
         kind="cluster",
     )
+
+
+def field_of(said: str) -> str | None:
+    """The field of profile or recipe that a refusal is about, as far as its words tell."""
+    return next((f for pattern, f in _REFUSALS if re.search(pattern, said, re.IGNORECASE)), None)
 
 
 def never_runs(reason: str | None, *, job: str, job_id: str) -> Problem | None:
@@ -104,12 +112,8 @@ def _asked(field: str | None, job: JobPlan, profile: ClusterProfile) -> str:
     return said.get(field or "", "")
 
 
-def _allowed(
-    field: str | None, job: JobPlan, profile: ClusterProfile, facts: ClusterFacts | None
-) -> str | None:
+def allowed(field: str | None, profile: ClusterProfile, facts: ClusterFacts) -> str | None:
     """What the live cluster would take instead."""
-    if facts is None:
-        return None
     partition = facts.partition(profile.partition)
     if field == "partition":
         return "partitions: " + ", ".join(p.name for p in facts.partitions if p.up)

@@ -21,10 +21,10 @@ from latentctl.errors import UserError
 from latentctl.launch import devbox as box
 from latentctl.launch.protocol import Handle
 from latentctl.launch.slurm import SlurmExecutor
+from latentctl.record.journal import read
 from latentctl.record.paths import JobPaths, RunPaths
 from latentctl.record.plan import JobPlan, Plan
 from latentctl.record.states import fold
-from latentctl.record.journal import read
 from latentctl.spec.cluster import ClusterProfile
 
 HERE = Path(__file__).parent

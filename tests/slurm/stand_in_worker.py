@@ -1,4 +1,4 @@
-"""A worker without torch, put into a made-up snapshot as jobs/worker.py. `behave.json` of the run says what it does.
+"""A worker without torch: jobs/worker.py of a made-up snapshot. `behave.json` of the run says what it does.
 
 {"<job>": {"do": "meet" | "hang" | "fail" | "checkpoint", "rank": 1}}
 """
