@@ -19,7 +19,8 @@ class Answered:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`error` means that the grader itself failed (time-out, crash): flagged and counted apart, never simply wrong."""
+    """`error` means that the grader itself failed (time-out, crash): flagged and counted apart, never
+    simply wrong."""
 
     status: Literal["correct", "wrong", "error"]
     extracted: str | None
@@ -33,8 +34,14 @@ class Verdict:
 
 
 class Grader(Protocol):
+    """A grader may also have `prepare(item) -> Answered | Verdict`, called first and in this process:
+    what the pool needs of the item, or the verdict where it is plain already."""
+
     name: str
+    pooled: bool
+    """Run in the pool of processes, which bounds its time and memory. Where it is unsaid, it is pooled."""
 
     def grade(self, item: Answered) -> Verdict:
-        """Pure and quick, or run in the pool of `jobs.grade.pool`. Never raises for what a model may write."""
+        """Pure and quick, or run in the pool of `jobs.grade.pool`. Never raises for what a model may
+        write."""
         ...
