@@ -1,0 +1,57 @@
+"""`latentctl cancel`: stop runs and all their processes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from latentctl.cli import output
+from latentctl.launch.observe import executor_of, handle_of, observe
+from latentctl.record.journal import Journal
+from latentctl.runs.index import select
+from latentctl.runs.view import RunView
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def cancel(
+    runs: Annotated[list[str], typer.Argument(help="Runs or sweeps; a prefix or @last will do.", show_default=False)],
+    runs_dir: output.RunsDir = None,
+    as_json: output.Json = False,
+) -> None:
+    """Stop a run and all its processes. What it finished stays, and `retry` resumes it.
+
+    Example: latentctl cancel @last
+    """
+    root = output.runs_dir(runs_dir)
+    seen = observe(select(root, runs))
+    rows = []
+    for view in seen.views:
+        stopped = _cancel(view)
+        rows.append({"run": view.run.id, "cancelled": stopped})
+        output.note(
+            f"cancelled {view.run.id}: {', '.join(stopped)}"
+            if stopped
+            else f"{view.run.id} has ended already: {view.state}"
+        )
+    if as_json:
+        output.print_json("cancelled", {"runs": rows})
+    hit = [r["run"] for r in rows if r["cancelled"]]
+    if hit:
+        output.next_commands([(f"latentctl retry {hit[0]}", "resume it"), (f"latentctl show {hit[0]}", "what it did")])
+
+
+def _cancel(view: RunView) -> list[str]:
+    """The jobs that this stopped. Jobs that never got to the scheduler are struck from the plan in the journal."""
+    live = [j for j in view.jobs if j.state in ("planned", "submitted", "pending", "running", "unknown")]
+    handles = [h for h in map(handle_of, live) if h is not None]
+    if handles:
+        executor_of(view.plan).cancel(view.run, handles)
+    known = {h.job for h in handles}
+    journal = Journal(view.run.journal)
+    for job in live:
+        if job.name not in known:
+            journal.append("cancelled", job=job.name, attempt=job.attempt or None)
+    return [j.name for j in live]
