@@ -1,7 +1,7 @@
 """Problems by name, from files, from the Hub or made on the spot; how they are put to a model. Free of torch.
 
-`load(DatasetSpec)` gives `Loaded`; `render.Renderer` makes prompts and training rows of its examples. A plugin
-registers its own dataset with the decorator `dataset(name, grader=...)`.
+`load(DatasetSpec)` gives `Loaded`; `render.Renderer` makes prompts and training rows of its examples. A
+plugin registers its own dataset with the decorator `dataset(name, grader=...)`.
 """
 
 from jobs.data.example import BadRow, Example, Rendered

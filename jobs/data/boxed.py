@@ -8,7 +8,9 @@ _START = re.compile(r"\\f?boxed\s*(\{|(?=[^\s{]))")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Contents of the last \boxed{...} or \fbox{...}, braces balanced; `\boxed 5` counts too. None without one."""
+    r"""Contents of the last \boxed{...} or \fbox{...}, braces balanced; `\boxed 5` counts too. None without
+    one.
+    """
     found = list(_START.finditer(text))
     if not found:
         return None

@@ -77,7 +77,9 @@ def kind(value: Any) -> str:
 
 
 def plain_number(value: float | str) -> str:
-    """27.0 -> "27", 0.5 -> "0.5", "1,234" -> "1234", "025" -> "25"; text that is no number comes back stripped."""
+    """27.0 -> "27", 0.5 -> "0.5", "1,234" -> "1234", "025" -> "25"; text that is no number comes back
+    stripped.
+    """
     bare = str(value).strip().replace(",", "")
     try:
         number = Decimal(bare)

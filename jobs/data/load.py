@@ -43,8 +43,8 @@ def load(
 ) -> Loaded:
     """Read a dataset. `split` overrides the spec's.
 
-    Raises JobUserError: not found, wrong options, no rows, a slice beyond the end, and (unless `on_bad_row: skip`)
-    the first bad row with its file and line. The whole file is checked, whatever the slice.
+    Raises JobUserError: not found, wrong options, no rows, a slice beyond the end, and (unless `on_bad_row:
+    skip`) the first bad row with its file and line. The whole file is checked, whatever the slice.
     """
     load_plugins(plugins)
     split = split or spec.split

@@ -1,8 +1,8 @@
 """The one table of datasets: what each is called, which forms its rows take, how its answers are judged.
 
-Three kinds: `Files` (rows in files or on the Hub), `Generator` (made on the spot) and `Own` (a function of a plugin).
-Own datasets come in through `register`, from a Python file that a recipe names under `plugins:` or from an installed
-package's entry point in the group `latentctl.datasets`.
+Three kinds: `Files` (rows in files or on the Hub), `Generator` (made on the spot) and `Own` (a function of a
+plugin). Own datasets come in through `register`, from a Python file that a recipe names under `plugins:` or
+from an installed package's entry point in the group `latentctl.datasets`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class NoOptions(Spec):
 class Form:
     """One way in which a row may look: a row is of the first form whose `fields` it has all.
 
-    `parse(row, options)` gives the example (or several) of a row with `id=""` where the row names none, and raises
-    `jobs.data.fields.RowError`. A form without fields takes lines of text.
+    `parse(row, options)` gives the example (or several) of a row with `id=""` where the row names none, and
+    raises `jobs.data.fields.RowError`. A form without fields takes lines of text.
     """
 
     fields: tuple[str, ...]
@@ -54,8 +54,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Files(Entry):
-    """A dataset in files. `files`: per split the stems looked for, in order; each may be a tuple of stems that
-    together are the split. `folders`: names of its folder besides its own. `hub`: per split (id, config, split)."""
+    """A dataset in files. `files`: per split the stems looked for, in order; each may be a tuple of stems
+    that together are the split. `folders`: names of its folder besides its own. `hub`: per split (id, config,
+    split)."""
 
     forms: tuple[Form, ...] = ()
     files: Mapping[str, tuple[str | tuple[str, ...], ...]] = field(default_factory=dict)
@@ -67,8 +68,8 @@ class Files(Entry):
 class Generator(Entry):
     """Problems made on the spot: solvable by construction, the same for the same seed on every machine.
 
-    `draw(rng, options)` makes one problem and its canonical key. The key's hash decides the split, so that train,
-    valid and test share no problem, whatever their seeds.
+    `draw(rng, options)` makes one problem and its canonical key. The key's hash decides the split, so that
+    train, valid and test share no problem, whatever their seeds.
     """
 
     draw: Callable[[random.Random, Any], tuple[str, Example]] = lambda rng, options: ("", Example("", "", ""))
@@ -154,7 +155,9 @@ def find(name: str) -> Entry:
 
 
 def parse_options(entry: Entry, given: Mapping[str, Any]) -> Any:
-    """`dataset.options` as the entry's model. Raises JobUserError naming every wrong key, with the nearest one."""
+    """`dataset.options` as the entry's model. Raises JobUserError naming every wrong key, with the nearest
+    one.
+    """
     try:
         return entry.options.model_validate(dict(given))
     except ValidationError as error:

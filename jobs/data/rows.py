@@ -1,8 +1,8 @@
 """Rows of a local file, each with its line, so that a broken row can be named.
 
-JSON lines, JSON lists, JSON objects of objects, CSV/TSV and text are scanned here: the `datasets` readers name no
-line, guess types (an AIME gold "025" in a CSV becomes 25) and their text reader splits rows on U+2028. Parquet, Arrow
-folders and the Hub go through `datasets`.
+JSON lines, JSON lists, JSON objects of objects, CSV/TSV and text are scanned here: the `datasets` readers
+name no line, guess types (an AIME gold "025" in a CSV becomes 25) and their text reader splits rows on
+U+2028. Parquet, Arrow folders and the Hub go through `datasets`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _WHITE = " \t\r\n"
 
 
 class Row(NamedTuple):
-    """One row. `value` is a mapping, or the text of a line; `key` is its key where the file is an object of rows."""
+    """One row. `value` is a mapping, or the text of a line; `key` is its key where the file is an object of
+    rows.
+    """
 
     value: Any
     file: str
@@ -43,8 +45,8 @@ def suffix(path: Path) -> str:
 def read_rows(path: Path) -> Iterator[Row | BadRow]:
     """Every row of a file in order, broken ones as `BadRow`.
 
-    UTF-8 with or without a byte order mark, LF or CRLF, gzipped or not (by its first bytes). Raises JobUserError for a
-    file that holds no rows at all: empty, not there, another kind.
+    UTF-8 with or without a byte order mark, LF or CRLF, gzipped or not (by its first bytes). Raises
+    JobUserError for a file that holds no rows at all: empty, not there, another kind.
     """
     kind = suffix(path)
     if not kind:

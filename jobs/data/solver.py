@@ -34,7 +34,7 @@ def _search(terms: list, target: int, *, whole: bool) -> str | None:
     return None
 
 
-def _combine(a, left: str, b, right: str, *, whole: bool) -> Iterator[tuple]:  # noqa: ANN001
+def _combine(a, left: str, b, right: str, *, whole: bool) -> Iterator[tuple]:
     yield a + b, f"({left}+{right})"
     yield a - b, f"({left}-{right})"
     yield b - a, f"({right}-{left})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from itertools import pairwise
 
 from pydantic import Field, model_validator
 
@@ -12,12 +13,67 @@ from jobs.data.registry import Generator, register
 from jobs.data.sets.graphs import PROSQA_INSTRUCTION
 from latentctl.spec.base import Spec
 
-NAMES = (
-    "Alex Anna Bob Carl Clara Davis Dora Emma Eric Fay Finn Grace Hugo Ida Jack Jane Kim Leo Lily Max Mia "
-    "Nora Oscar Paul Rex Rosa Sally Sam Stella Tom Vera Will Wren Zoe"
-).split()
-_HEADS = "b br d f g gr h j k l m n p r s sh st t v w y z".split()
-_TAILS = "ampus empus impus ompus umpus arpus erpus orpus".split()
+NAMES = [
+    "Alex",
+    "Anna",
+    "Bob",
+    "Carl",
+    "Clara",
+    "Davis",
+    "Dora",
+    "Emma",
+    "Eric",
+    "Fay",
+    "Finn",
+    "Grace",
+    "Hugo",
+    "Ida",
+    "Jack",
+    "Jane",
+    "Kim",
+    "Leo",
+    "Lily",
+    "Max",
+    "Mia",
+    "Nora",
+    "Oscar",
+    "Paul",
+    "Rex",
+    "Rosa",
+    "Sally",
+    "Sam",
+    "Stella",
+    "Tom",
+    "Vera",
+    "Will",
+    "Wren",
+    "Zoe",
+]
+_HEADS = [
+    "b",
+    "br",
+    "d",
+    "f",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "sh",
+    "st",
+    "t",
+    "v",
+    "w",
+    "y",
+    "z",
+]
+_TAILS = ["ampus", "empus", "impus", "ompus", "umpus", "arpus", "erpus", "orpus"]
 KINDS = [head + tail for head in _HEADS for tail in _TAILS]
 """Invented kinds, 176 of them."""
 
@@ -57,8 +113,9 @@ def _graph(
 ) -> tuple[list[str], list[tuple[int, int]], dict[int, int], int, int] | None:
     """(symbols, edges, parent on the shortest way from node 0, target, neg_target); None where none fits.
 
-    Node 0 is asked about, the other names belong to the far side. Kinds come one by one: those of the near side hang
-    on at least one near node, those of the far side on far nodes alone, so that node 0 can reach no far kind.
+    Node 0 is asked about, the other names belong to the far side. Kinds come one by one: those of the near
+    side hang on at least one near node, those of the far side on far nodes alone, so that node 0 can reach no
+    far kind.
     """
     count = rng.randint(*options.kinds)
     symbols = rng.sample(NAMES, options.names) + rng.sample(KINDS, count)
@@ -121,7 +178,7 @@ def _told(
     first, second = (right, wrong) if rng.random() < 0.5 else (wrong, right)
     facts = [says(*edge) for edge in edges]
     question = f"{' '.join(facts)} Is {root} a {first} or {second}?"
-    steps = tuple(says(a, b) for a, b in zip(chain, chain[1:], strict=False))
+    steps = tuple(says(a, b) for a, b in pairwise(chain))
     meta = {"root": root, "target": right, "neg_target": wrong, "hops": len(steps)}
     key = "|".join([*sorted(facts), root, right, wrong])
     return key, Example("", question, f"{root} is a {right}.", steps, meta)

@@ -1,6 +1,7 @@
 """The shell game: a ball lies under one of some cups, pairs of cups are swapped, where is it now?
 
-Easy with the position written down after each swap, hard without: a small test of whether reasoning steps matter.
+Easy with the position written down after each swap, hard without: a small test of whether reasoning steps
+matter.
 """
 
 from __future__ import annotations

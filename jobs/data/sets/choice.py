@@ -30,7 +30,11 @@ def choice(question: str, choices: Sequence[str], right: int, id: str = "", **me
 def _index(row: Mapping[str, Any], count: int) -> int:
     """The answer as a 0-based index, or as a letter."""
     value = need(row, "answer")
-    if isinstance(value, str) and len(value.strip()) == 1 and value.strip().upper() in ascii_uppercase[:count]:
+    if (
+        isinstance(value, str)
+        and len(value.strip()) == 1
+        and value.strip().upper() in ascii_uppercase[:count]
+    ):
         return ascii_uppercase.index(value.strip().upper())
     return whole(row, "answer")
 
@@ -88,7 +92,9 @@ register(
         "MMLU, the science and mathematics subjects",
         grader="choice",
         instruction=_INSTRUCTION,
-        forms=(Form(("question", "choices", "answer"), _mmlu, "question, choices, answer (from 0, or a letter)"),),
+        forms=(
+            Form(("question", "choices", "answer"), _mmlu, "question, choices, answer (from 0, or a letter)"),
+        ),
         files={"test": ("test",), "valid": ("valid", "validation", "dev")},
         folders=("mmlu_stem", "MMLU-STEM"),
         hub={"test": ("TIGER-Lab/MMLU-STEM", None, "test")},

@@ -54,7 +54,9 @@ class AimeOptions(Spec):
     """Settings of `aime`."""
 
     years: list[int] | None = Field(default=None, min_length=2, max_length=2)
-    """First and last year; 1983 to 2023 if unsaid for rows that name their year (the train file may hold more)."""
+    """First and last year; 1983 to 2023 if unsaid for rows that name their year (the train file may hold
+    more).
+    """
 
     @model_validator(mode="after")
     def _ordered(self) -> AimeOptions:
@@ -87,7 +89,9 @@ def _aime_upper(row: Mapping[str, Any], options: AimeOptions) -> Example:
 
 def _aime_problem(row: Mapping[str, Any], options: AimeOptions) -> Example:
     steps = _lines(text(row, "solution", empty=True)) if isinstance(row.get("solution"), str) else ()
-    return Example("", text(row, "problem"), _contest_answer(row, "answer"), steps, _about(row, "url", "year"))
+    return Example(
+        "", text(row, "problem"), _contest_answer(row, "answer"), steps, _about(row, "url", "year")
+    )
 
 
 def _aime_question(row: Mapping[str, Any], options: AimeOptions) -> Example:
@@ -144,7 +148,11 @@ register(
         instruction=_INTEGER,
         options=AimeOptions,
         forms=(
-            Form(("ID", "Year", "Question", "Answer"), _aime_year, "CSV: ID, Year, Problem Number, Question, Answer"),
+            Form(
+                ("ID", "Year", "Question", "Answer"),
+                _aime_year,
+                "CSV: ID, Year, Problem Number, Question, Answer",
+            ),
             Form(("ID", "Problem", "Answer"), _aime_upper, "ID, Problem, Solution, Answer"),
             Form(("problem", "answer"), _aime_problem, "problem, solution, answer"),
             Form(("question", "answer"), _aime_question, "question, answer"),

@@ -1,4 +1,6 @@
-"""GSM8K: the original form, TokenSkip's, and the step-by-step (iCoT) and Coconut forms of its augmented version."""
+"""GSM8K: the original form, TokenSkip's, and the step-by-step (iCoT) and Coconut forms of its augmented
+version.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,9 @@ def formula_steps(solution: str) -> tuple[str, ...]:
 def sentence_steps(solution: str) -> tuple[str, ...]:
     """One sentence per calculator mark, without the marks.
 
-    A step reaches from the end of the one before to the first end of a sentence or line behind its mark, but not into
-    the next mark: where two marks share a sentence, it ends behind the first mark's result. Each ends with a period.
+    A step reaches from the end of the one before to the first end of a sentence or line behind its mark, but
+    not into the next mark: where two marks share a sentence, it ends behind the first mark's result. Each
+    ends with a period.
     """
     marks = list(_FORMULA.finditer(solution))
     steps: list[str] = []
