@@ -1,1 +1,2 @@
-"""What a person may write: pydantic models, loading with line numbers, overrides, provenance. Free of torch."""
+"""What a person may write: pydantic models, loading with line numbers, overrides, provenance. Free of
+torch."""

@@ -13,7 +13,8 @@ SCHEMA_VERSION = 1
 class Spec(BaseModel):
     """A part of the spec: unknown keys are errors, values are never changed in place, types are strict.
 
-    Strict means that `lr: "1e-3"` or `nodes: 1.0` is an error, not a guess; an int where a float is asked is fine.
+    Strict means that `lr: "1e-3"` or `nodes: 1.0` is an error, not a guess; an int where a float is asked is
+    fine.
     """
 
     model_config = ConfigDict(
@@ -25,6 +26,12 @@ class Spec(BaseModel):
         allow_inf_nan=False,
         populate_by_name=True,
     )
+
+
+def _written(pattern: str) -> dict[str, Any]:
+    """JSON Schema of a number above zero, or a text of this form."""
+    whole = {"type": "integer", "exclusiveMinimum": 0}
+    return {"anyOf": [whole, {"type": "string", "pattern": pattern}]}
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -54,7 +61,7 @@ def parse_duration(value: Any) -> int:
 Duration = Annotated[
     int,
     BeforeValidator(parse_duration),
-    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string"}]}),
+    WithJsonSchema(_written(r"^((\d+[smhd])+|(\d+-)?\d+:\d\d:\d\d)$")),
 ]
 """Seconds; written `30m`, `12h`, `1d12h`, `12:00:00`."""
 
@@ -71,6 +78,6 @@ def parse_size(value: Any) -> int:
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
-    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string"}]}),
+    WithJsonSchema(_written(r"^\d+[MGT]i?B?$")),
 ]
 """MiB; written `512M`, `16G`, `1T`."""

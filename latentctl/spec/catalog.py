@@ -1,4 +1,5 @@
-"""What a person may write where: keys of each block, where a key belongs, and what a value may be, in words."""
+"""What a person may write where: keys of each block, where a key belongs, and what a value may be, in
+words."""
 
 from __future__ import annotations
 
@@ -27,8 +28,10 @@ SYNONYMS = {
     "num_gpus": "resources.gpus", "gpus_per_node": "resources.gpus", "walltime": "resources.time",
     "time_limit": "resources.time", "ntasks": "resources.tasks", "memory": "resources.mem",
     "num_nodes": "resources.nodes", "model_name": "model.path", "model_path": "model.path",
-    "model_name_or_path": "model.path", "dataset_name": "dataset.name", "num_hidden_layers": "model.init.layers",
-    "hidden_size": "model.init.hidden", "num_attention_heads": "model.init.heads", "system_prompt": "prompt.system",
+    "model_name_or_path": "model.path", "dataset_name": "dataset.name",
+    "num_hidden_layers": "model.init.layers",
+    "hidden_size": "model.init.hidden", "num_attention_heads": "model.init.heads",
+    "system_prompt": "prompt.system",
 }  # fmt: skip
 """Names from elsewhere -> ours."""
 
@@ -90,18 +93,23 @@ def nearest(word: str, known: typing.Iterable[str], cutoff: float = 0.6) -> str 
     return lower[found[0]] if found else None
 
 
-def _block(path: tuple[str, ...]) -> str:
-    return ".".join(path) if path else "the top of the recipe"
+def _homes(key: str, blocks: list[tuple[str, ...]], top_only: typing.Collection[str]) -> str:
+    if () in blocks:
+        return f"{key} stands at the top of the recipe" + ("" if key in top_only else " or of a stage")
+    return f"{key} belongs under {' or '.join('.'.join(b) for b in blocks)}"
 
 
 def hint_for_key(
-    key: str, siblings: typing.Iterable[str], everywhere: dict[str, list[tuple[str, ...]]]
+    key: str,
+    siblings: typing.Iterable[str],
+    everywhere: dict[str, list[tuple[str, ...]]],
+    top_only: typing.Collection[str] = (),
 ) -> str:
     """Where a key that is unknown here belongs, the nearest known one, or what is known here."""
     known = list(siblings)
     homes = everywhere.get(key, [])
-    if homes and len(homes) <= 4:
-        return f"{key} belongs under {' or '.join(_block(h) for h in homes)}"
+    if homes and (len(homes) <= 4 or () in homes):
+        return _homes(key, homes, top_only)
     target = SYNONYMS.get(key.lower().replace("-", "_"))
     if target and (target.split(".")[-1] in everywhere):
         return f"the key here is {target}"
@@ -140,7 +148,7 @@ def expected(annotation: Any, metadata: typing.Iterable[Any] = ()) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(expected(a, metadata) for a in args if a is not type(None)))
     if origin is list or annotation is list:
-        return f"a list of {_plural(expected(args[0]))}" if args else "a list"
+        return f"a list of {_plural(expected(args[0]))}" if len(args) else "a list"
     if origin is dict or annotation is dict:
         return "a map"
     if isinstance(annotation, type) and issubclass(annotation, Spec):

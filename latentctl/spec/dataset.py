@@ -21,12 +21,14 @@ class FieldMap(Spec):
 
 
 class DatasetSpec(Spec):
-    """A dataset. `dataset: gsm8k` is short for `dataset: {name: gsm8k}`; with a slash or a data file's ending, for `path`."""
+    """A dataset. `dataset: gsm8k` is short for `dataset: {name: gsm8k}`; with a slash or a data file's
+    ending, for `path`."""
 
     name: str | None = Field(default=None, min_length=1)
     """A known dataset or generator (`latentctl data --list`)."""
     path: str | None = Field(default=None, min_length=1)
-    """A local file (relative to where `latentctl` is called) or a Hub id. With `name`: where that dataset lies here."""
+    """A local file (relative to where `latentctl` is called) or a Hub id. With `name`: where that dataset
+    lies here."""
     split: str = "train"
     """`train`, `valid` or `test`; eval stages default to `test`."""
     fields: FieldMap | None = None

@@ -43,7 +43,8 @@ class Experiment(Spec):
     seed: int = Field(default=0, ge=0)
     """One of the recipe's `seeds`."""
     jobs: Literal["auto", "per_stage"] = "auto"
-    """`auto`: consecutive stages with the same resources and interpreter role share one job and one process."""
+    """`auto`: consecutive stages with the same resources and interpreter role share one job and one
+    process."""
     plugins: list[str] = Field(default_factory=list)
     """Python files with own datasets, graders, methods; each goes into the snapshot."""
     wandb: WandbSpec | None = None

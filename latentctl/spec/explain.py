@@ -70,7 +70,8 @@ def _union_tag(part: Any) -> bool:
 
 
 def _choose(located: list[_Located]) -> list[_Located]:
-    """Of the findings about one value, those that say something: deeper ones before 'wrong type' of another branch."""
+    """Of the findings about one value, those that say something: deeper ones before 'wrong type' of another
+    branch."""
     by_node: dict[int, list[_Located]] = {}
     for item in located:
         by_node.setdefault(id(item.node), []).append(item)
@@ -86,9 +87,13 @@ def _choose(located: list[_Located]) -> list[_Located]:
     return [i for i in chosen if not (_TYPE_ERRORS.fullmatch(i.error["type"]) and i.keys in deeper)]
 
 
-def explain(error: ValidationError, root: Node, models: list[type[Spec]]) -> list[Found]:
+def explain(
+    error: ValidationError, root: Node, models: list[type[Spec]], *, leaves_only: bool = False
+) -> list[Found]:
     """The problems of one validation, each placed at the key or value that is wrong."""
     located = [_locate(e, root) for e in error.errors(include_url=False)]
+    if leaves_only:
+        located = [i for i in located if i.error["type"] != "missing" and not i.node.is_map]
     return [_problem(item, models) for item in _choose(located)]
 
 

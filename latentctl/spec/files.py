@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-from latentctl.errors import Exit, Problem, UserError
+from latentctl.errors import Exit, UserError
 from latentctl.spec.yaml_marks import MAX_BYTES, Mark, Node, YamlProblems, parse
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

@@ -47,6 +47,9 @@ def _tidy(schema: Any, *, inherited: bool) -> Any:
     for key, value in schema.items():
         if key == "title" and isinstance(value, str):
             continue
+        if key == "description" and isinstance(value, str):
+            result[key] = " ".join(value.split())
+            continue
         if key == "required" and inherited:
             continue
         if key == "properties":

@@ -153,5 +153,5 @@ def _directory(one: _Link, said: str) -> tuple[str, list[Found]]:
     elif "/" in said:
         hint = f"for a model of the Hub, write model: {said} and from: model"
     else:
-        hint = f"give an earlier stage ({', '.join(names) or 'there is none'}), model, run:ID/STAGE or a directory"
+        hint = f"earlier stages: {', '.join(names) or 'none'}; or model, run:ID/STAGE, a directory"
     return said, [one.problem("there is no such stage, and no such directory", hint)]

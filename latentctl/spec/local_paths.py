@@ -8,7 +8,7 @@ from pathlib import Path
 from latentctl.errors import Problem
 from latentctl.spec.dataset import DATA_SUFFIXES
 from latentctl.spec.explain import Found, shown
-from latentctl.spec.overrides import long_form
+from latentctl.spec.short_forms import long_form
 from latentctl.spec.yaml_marks import Node
 
 _PLACES = (("model", "path"), ("model", "tokenizer"), ("dataset", "path"), ("validation", "path"))

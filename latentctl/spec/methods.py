@@ -1,8 +1,9 @@
 """The settings block of each method, and the one door through which methods come in.
 
-A method is a light settings model here (read by the control plane) that names its heavy implementation by import
-path (loaded by the worker alone). Own methods use the same door: an entry point in the group `latentctl.methods`, or
-a Python file that the recipe names under `plugins:` and that calls `register` when it is imported.
+A method is a light settings model here (read by the control plane) that names its heavy implementation by
+import path (loaded by the worker alone). Own methods use the same door: an entry point in the group
+`latentctl.methods`, or a Python file that the recipe names under `plugins:` and that calls `register` when it
+is imported.
 """
 
 from __future__ import annotations

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from latentctl.errors import Problem
-from latentctl.spec import catalog
+from latentctl.spec import catalog, stages
+from latentctl.spec.explain import Found
 from latentctl.spec.recipe import EXPERIMENT_KEYS, STAGES
+from latentctl.spec.short_forms import long_form
 from latentctl.spec.yaml_marks import Mark, Node, YamlProblems, parse
-
-SHORT_FORMS = {("model",): "path", ("dataset",): "name", ("validation",): "name", ("train", "keep"): "last"}
-"""Blocks that may be written as one value -> the key which that value is."""
 
 
 class OverrideProblem(Exception):
@@ -64,19 +63,6 @@ def at_path(node: Node, path: tuple[str, ...]) -> Node:
     return replace(node, value=value, path=path)
 
 
-def long_form(node: Node, path: tuple[str, ...]) -> Node:
-    """`dataset: gsm8k` as `{name: gsm8k}`; anything else as it is. `path` is relative to the stage."""
-    key = SHORT_FORMS.get(path)
-    if key is None or node.is_map or isinstance(node.value, list) or node.value is None:
-        return node
-    if path == ("dataset",) or path == ("validation",):
-        from latentctl.spec.dataset import is_path
-
-        key = "path" if isinstance(node.value, str) and is_path(node.value) else key
-    child = replace(node, path=(*node.path, key))
-    return replace(node, value={key: child})
-
-
 def _insert(node: Node, path: tuple[str, ...], new: Node, done: tuple[str, ...]) -> Node:
     """A copy of `node` with `new` at `path`; missing maps are made, a scalar in the way becomes a map."""
     if not path:
@@ -89,20 +75,36 @@ def _insert(node: Node, path: tuple[str, ...], new: Node, done: tuple[str, ...])
     return replace(kept, value=value)
 
 
+def apply_all(root: Node, overrides: Sequence[Override]) -> tuple[Node, list[Found]]:
+    """A normalised recipe with every override in it, in order, and a finding for each that cannot be
+    applied."""
+    found: list[Found] = []
+    for one in overrides:
+        try:
+            root = apply(root, one, stages.names(root))
+        except OverrideProblem as error:
+            found.append((one.value.mark, error.problem))
+            continue
+        if one.path[0] == STAGES and len(one.path) < 3:
+            root, new = stages.normalise(root)
+            found += new
+    return root, found
+
+
 def apply(root: Node, override: Override, names: Sequence[str]) -> Node:
-    """The recipe's tree with the override in it. `names` are its stages, in order; the root's `stages` is a list of maps
-    where there is one. Raises OverrideProblem for a stage that does not exist."""
+    """The recipe's tree with the override in it. `names` are its stages, in order; the root's `stages` is a
+    list of maps where there is one. Raises OverrideProblem for a stage that does not exist."""
     path = override.path
     if path[0] != STAGES or len(path) == 1:
         return _insert(root, path, override.value, ())
     index, rest = _stage(override, names)
-    stages = root.get(STAGES)
-    if stages is None or not isinstance(stages.value, list):
+    listed = root.get(STAGES)
+    if listed is None:
         return _one_stage(root, override, rest)
-    target = stages.value[index]
+    target = listed.value[index]
     new = _insert(target, rest, at_path(override.value, (*target.path, *rest)), ())
-    items = [new if i == index else s for i, s in enumerate(stages.value)]
-    return root.with_child(STAGES, replace(stages, value=items))
+    items = [new if i == index else s for i, s in enumerate(listed.value)]
+    return root.with_child(STAGES, replace(listed, value=items))
 
 
 def _one_stage(root: Node, override: Override, rest: tuple[str, ...]) -> Node:

@@ -6,13 +6,17 @@ import hashlib
 import importlib.util
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
-from latentctl.errors import UserError
+from latentctl.errors import Problem, UserError
+from latentctl.spec.explain import Found, shown
+from latentctl.spec.yaml_marks import Node
 
 
 def load_plugin(path: Path) -> None:
-    """Import a file under a name of its own. Raises UserError naming the file and the line of whatever it raises."""
+    """Import a file under a name of its own. Raises UserError naming the file and the line of whatever it
+    raises."""
     name = f"latentctl_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -31,3 +35,38 @@ def load_plugin(path: Path) -> None:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         where = f"{path}:{lines[-1]}" if lines else str(path)
         raise UserError(f"the plugin fails: {type(error).__name__}: {error}", where=where) from error
+
+
+def load_plugins(root: Node) -> tuple[Node, list[Found]]:
+    """Import the files under a recipe's `plugins:`; the tree with their paths absolute, and what is wrong
+    with them."""
+    listed = root.get("plugins")
+    if listed is None or not isinstance(listed.value, list):
+        return root, []
+    found: list[Found] = []
+    placed: list[Node] = []
+    for item in listed.value:
+        node, problems = _load(item) if isinstance(item.value, str) else (item, [])
+        placed.append(node)
+        found += [(item.mark, problem) for problem in problems]
+    return root.with_child("plugins", replace(listed, value=placed)), found
+
+
+def _load(item: Node) -> tuple[Node, list[Problem]]:
+    where, key = str(item.mark), ".".join(item.path)
+    try:
+        path = Path(item.value).expanduser().absolute()
+        reason = None if path.is_file() else "no such file"
+    except (ValueError, RuntimeError) as error:
+        path, reason = Path(), str(error)
+    if reason is None and path.suffix != ".py":
+        reason = "a plugin is a Python file (.py)"
+    if reason:
+        return item, [Problem(f"{shown(item.value)}: {reason}", where, key)]
+    try:
+        load_plugin(path)
+    except UserError as error:
+        return item, [
+            Problem(p.message, p.where, key, f"the recipe names it at {where}") for p in error.problems
+        ]
+    return replace(item, value=str(path)), []

@@ -12,8 +12,8 @@ from latentctl.spec.base import Spec
 class Markers(Spec):
     """Texts that open and close the reasoning."""
 
-    start: str = Field("<think>", min_length=1)
-    end: str = Field("</think>", min_length=1)
+    start: str = Field(default="<think>", min_length=1)
+    end: str = Field(default="</think>", min_length=1)
 
 
 def _named_markers(value: Any) -> Any:
@@ -24,12 +24,14 @@ class PromptSpec(Spec):
     """The template and the form of the answer. A checkpoint carries it, so that its evaluation repeats it."""
 
     template: Literal["auto", "chat", "plain"] = "auto"
-    """`chat`: the tokenizer's chat template; `plain`: question, newline, answer; `auto`: chat where there is one."""
+    """`chat`: the tokenizer's chat template; `plain`: question, newline, answer; `auto`: chat where there is
+    one."""
     system: str = "none"
     """`none`, `general`, `reasoning`, or the text of a system prompt itself."""
     form: Literal["plain", "xml", "coconut", "answer"] = "plain"
-    """How an answer is laid out. `plain`: reasoning between the markers, then \\boxed{answer}; `xml`: <think> and
-    <answer> blocks; `coconut`: one step a line, then `### answer`; `answer`: the answer alone, no reasoning."""
+    """How an answer is laid out. `plain`: reasoning between the markers, then \\boxed{answer}; `xml`: <think>
+    and <answer> blocks; `coconut`: one step a line, then `### answer`; `answer`: the answer alone, no
+    reasoning."""
     markers: Annotated[
         Markers, BeforeValidator(_named_markers, json_schema_input_type=Markers | Literal["think"])
     ] = Field(default_factory=Markers)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from latentctl.spec.base import SCHEMA_VERSION, Spec
 from latentctl.spec.experiment import RUN_NAME, SweepSpec, WandbSpec
 
 Seed = Annotated[int, Field(ge=0)]
+
+
+def _distinct(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("a seed is listed twice")
+    return values
 
 
 class RecipeTop(Spec):
@@ -21,7 +27,11 @@ class RecipeTop(Spec):
     """Names the run; the file's name if unsaid."""
     seed: int | None = Field(default=None, ge=0)
     """One seed; 0 if unsaid."""
-    seeds: Annotated[int, Field(ge=1, le=1000)] | Annotated[list[Seed], Field(min_length=1)] | None = None
+    seeds: (
+        Annotated[int, Field(ge=1, le=1000)]
+        | Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
+        | None
+    ) = None
     """Run it with so many seeds (from 0), or with these; every table then shows mean and interval."""
     sweep: SweepSpec | None = None
     """Run every combination of some values."""

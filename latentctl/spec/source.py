@@ -15,7 +15,8 @@ class Source:
     """`model`: the recipe's own model; `stage`: an earlier stage of this run; `run`: a stage of another run;
     `path`: a directory."""
     stage: str | None = None
-    """For `stage`, and for `run` where the reference names one (unsaid: that run's last stage with weights)."""
+    """For `stage`, and for `run` where the reference names one (unsaid: that run's last stage with
+    weights)."""
     which: str | None = None
     """`best`, or the number of a step; None: the last weights."""
     run: str | None = None

@@ -21,18 +21,18 @@ STAGE_NAME = r"^[a-z0-9][a-z0-9._-]{0,39}$"
 
 
 class StageBase(Spec):
-    """One step of an experiment. `latentctl.spec.methods.stage_model` adds the method's own settings block."""
+    """One step of an experiment. `methods.stage_model` adds the settings block of its method."""
 
     name: str = Field(pattern=STAGE_NAME)
     """Unique within the recipe; the method's name (numbered if needed) where unsaid."""
     method: str
     from_: str | None = Field(default=None, alias="from", min_length=1)
-    """Where the weights come from: a stage (`sft`, `sft@best`, `sft@100`), `model` (the recipe's model), a run
-    (`run:ID/STAGE@best`) or a directory. Resolved: always said."""
+    """Where the weights come from: a stage (`sft`, `sft@best`, `sft@100`), `model` (the recipe's model), a
+    run (`run:ID/STAGE@best`) or a directory. Resolved: always said."""
     model: ModelField
     dataset: DatasetField
     validation: DatasetField | None = None
-    """Problems for validation during training."""
+    """Problems for validation during training; the split `valid` if unsaid. Needs `train.eval_every`."""
     prompt: PromptSpec | None = None
     """Unsaid in an evaluation: what the checkpoint carries."""
     train: TrainSpec = Field(default_factory=TrainSpec)

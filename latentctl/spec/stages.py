@@ -1,4 +1,5 @@
-"""From what is written to whole stages: short forms, names, inheritance from the top, which blocks a method uses."""
+"""From what is written to whole stages: short forms, names, inheritance from the top, which blocks a method
+uses."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from dataclasses import dataclass, replace
 from latentctl.errors import Problem
 from latentctl.spec import catalog, methods
 from latentctl.spec.explain import Found, shown
-from latentctl.spec.overrides import SHORT_FORMS, long_form
 from latentctl.spec.recipe import EXPERIMENT_KEYS, STAGES
+from latentctl.spec.short_forms import long_form
 from latentctl.spec.yaml_marks import Mark, Node
 
 TRAIN_KEYS = ("train", "validation")
@@ -112,12 +113,10 @@ def names(root: Node) -> list[str]:
     return result
 
 
-def known_method(root: Node) -> None:
-    """Load installed methods if the recipe names one that is not known yet."""
-    said = {str(m.value) for n in (root, *written(root)) if (m := n.get("method"))}
-    top = set(root.value) - set(catalog.keys(methods.StageBase)) - EXPERIMENT_KEYS
-    if (said | top) - set(methods.METHODS):
-        methods.load_entry_points()
+def defaults(root: Node) -> Node:
+    """What the top says for every stage."""
+    said = {k: v for k, v in root.value.items() if k not in EXPERIMENT_KEYS}
+    return strip_nulls(replace(root, value=said))
 
 
 def drafts(root: Node) -> tuple[list[Draft], list[Found]]:
@@ -202,16 +201,3 @@ def _same_names(all_names: list[str], nodes: list[Node]) -> list[Found]:
             )
         first.setdefault(name, at.mark)
     return found
-
-
-__all__ = [
-    "SHORT_FORMS",
-    "Draft",
-    "drafts",
-    "known_method",
-    "merge",
-    "names",
-    "normalise",
-    "strip_nulls",
-    "written",
-]

@@ -8,8 +8,8 @@ from latentctl.errors import Problem
 from latentctl.spec import catalog
 from latentctl.spec.base import Spec
 from latentctl.spec.explain import Found
-from latentctl.spec.methods import METHODS
-from latentctl.spec.recipe import STAGES, RecipeTop
+from latentctl.spec.methods import METHODS, load_entry_points
+from latentctl.spec.recipe import EXPERIMENT_KEYS, STAGES, RecipeTop
 from latentctl.spec.stage import StageBase
 from latentctl.spec.yaml_marks import Node
 
@@ -18,7 +18,7 @@ Everywhere = dict[str, list[tuple[str, ...]]]
 
 def _report(node: Node, known: Iterable[str], everywhere: Everywhere) -> Found:
     key = node.path[-1] if node.path else ""
-    hint = catalog.hint_for_key(key, known, everywhere)
+    hint = catalog.hint_for_key(key, known, everywhere, EXPERIMENT_KEYS - {"name"})
     return node.key, Problem("unknown key", str(node.key), ".".join(node.path), hint)
 
 
@@ -44,7 +44,7 @@ def _block(node: Node, models: list[type[Spec]], everywhere: Everywhere) -> list
 
 def _stage_fields() -> dict[str, list[type[Spec]]]:
     fields = {k: catalog.submodels(i.annotation) for k, i in catalog.keys(StageBase).items()}
-    return fields | {name: [settings] for name, settings in METHODS.items()}
+    return fields | {name: catalog.submodels(settings) for name, settings in METHODS.items()}
 
 
 def _level(
@@ -59,8 +59,19 @@ def _level(
     return found
 
 
+def _know_methods(root: Node) -> None:
+    """Load the methods of installed packages if the recipe names one that is not known yet."""
+    listed = root.get(STAGES)
+    levels = [root, *(listed.value if listed else [])]
+    said = {str(method.value) for level in levels if (method := level.get("method")) is not None}
+    blocks = set(root.value) - set(catalog.keys(StageBase)) - EXPERIMENT_KEYS
+    if (said | blocks) - set(METHODS):
+        load_entry_points()
+
+
 def unknown_keys(root: Node) -> list[Found]:
     """Every unknown key of a normalised recipe, with the nearest known one or where it belongs."""
+    _know_methods(root)
     stage = _stage_fields()
     top = {k: catalog.submodels(i.annotation) for k, i in catalog.keys(RecipeTop).items()} | {STAGES: []}
     everywhere = catalog.places([StageBase, RecipeTop])

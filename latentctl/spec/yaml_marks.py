@@ -1,8 +1,9 @@
 """YAML read into a tree that remembers where each key and value stands.
 
-Plain scalars follow YAML 1.2, as editors do, so that the traps of YAML 1.1 cannot bite: `1e-5` is a number, `no`, `on`
-and `12:00:00` are texts, `010` is a text (octal or decimal? nobody knows), dates are texts. Only the types of JSON exist.
-Bounded in size, depth and in what aliases expand to, so that no file can exhaust memory or the stack.
+Plain scalars follow YAML 1.2, as editors do, so that the traps of YAML 1.1 cannot bite: `1e-5` is a number,
+`no`, `on` and `12:00:00` are texts, `010` is a text (octal or decimal? nobody knows), dates are texts. Only
+the types of JSON exist. Bounded in size, depth and in what aliases expand to, so that no file can exhaust
+memory or the stack.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Mark:
 
 @dataclass(frozen=True)
 class Node:
-    """A value, where it stands, and where the key before it stands. `value` is a scalar, a list or a dict of nodes."""
+    """A value, where it stands, and where the key before it stands. `value` is a scalar, a list or a dict of
+    nodes."""
 
     value: Any
     mark: Mark
