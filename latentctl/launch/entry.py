@@ -92,9 +92,11 @@ class Task:
 
     def run(self) -> None:
         refusal = self._refusal()
+        if refusal is not None and self.place.rank != 0:
+            self._give_up(refusal)
         attempt = self._join()
         if refusal is not None:
-            return self._close(attempt, refusal) if self.place.rank == 0 else self._give_up(refusal)
+            return self._close(attempt, refusal)
         if self.place.rank == 0:
             self.journal.append("started", job=self.job.name, attempt=attempt.number, host=self._host(),
                                 scheduler=self.place.scheduler, id=self.place.job_id)  # fmt: skip
@@ -127,12 +129,15 @@ class Task:
         """Rank 0 makes the attempt, with the address at which the ranks will meet; the others wait for it."""
         if self.place.rank == 0:
             return attempts.claim(self.paths, self.place.key, self._info())
-        deadline = time.monotonic() + self.timing.join
+        begin = time.monotonic()
         while True:
             found = attempts.find(self.paths, self.place.key)
             if found is not None:
                 return found
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - begin
+            if waited > self.timing.settle and attempts.has_ended(self.paths, self.place.key):
+                raise JobFailed(f"the attempt of {self.job.name} ended before rank {self.place.rank} could join")
+            if waited > self.timing.join:
                 raise JobFailed(f"rank 0 made no attempt of {self.job.name} within {self.timing.join:g} s")
             _require(self.run_paths)
             time.sleep(self.timing.poll)

@@ -41,11 +41,22 @@ def claim(job: JobPaths, key: str, info: dict[str, Any]) -> AttemptPaths:
 
 
 def find(job: JobPaths, key: str) -> AttemptPaths | None:
-    """The open attempt of this key. An ended one does not count: ids start again after a wipe of the scheduler."""
+    """The open attempt of this key. An ended one does not count: a scheduler's ids start again after a wipe."""
+    latest = _latest(job, key)
+    return None if latest is None or latest.end.exists() else latest
+
+
+def has_ended(job: JobPaths, key: str) -> bool:
+    """Whether the latest attempt of this key is over."""
+    latest = _latest(job, key)
+    return latest is not None and latest.end.exists()
+
+
+def _latest(job: JobPaths, key: str) -> AttemptPaths | None:
     for paths in reversed(job.attempts()):
         info = try_read_json(paths.info)
         if info is not None and info["key"] == key:
-            return None if paths.end.exists() else paths
+            return paths
     return None
 
 
