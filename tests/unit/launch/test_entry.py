@@ -49,8 +49,16 @@ def slurm(tmp_path: Path):
 
     def start(run: LocalRun, name: str, *, tasks: int = 1, code: Path | None = None, **more: str) -> Step:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("SUBMITIT_", "SLURM_"))}
-        env |= {"PYTHONPATH": str(code or run.paths.code), "PYTHONSAFEPATH": "1", "PATH": f"{tools}:{env['PATH']}"}
-        env |= {"SLURM_JOB_ID": "77", "SLURM_STEP_NUM_TASKS": str(tasks), "SLURM_STEP_TASKS_PER_NODE": str(tasks)}
+        env |= {
+            "PYTHONPATH": str(code or run.paths.code),
+            "PYTHONSAFEPATH": "1",
+            "PATH": f"{tools}:{env['PATH']}",
+        }
+        env |= {
+            "SLURM_JOB_ID": "77",
+            "SLURM_STEP_NUM_TASKS": str(tasks),
+            "SLURM_STEP_TASKS_PER_NODE": str(tasks),
+        }
         env |= {"SUBMITIT_EXECUTOR": "slurm", "SLURMD_NODENAME": "localhost", "CUDA_VISIBLE_DEVICES": "2,3"}
         env |= {"SLURM_JOB_NODELIST": "localhost", **more}
         step = Step([], tmp_path / "scontrol.calls")
@@ -173,7 +181,10 @@ def test_a_rank_that_never_came_is_named(make_run: MakeRun, slurm) -> None:
     run = make_run(job("a", tasks=2), behave={"a": [["no_result"]]})
     step = slurm(run, "a", tasks=1, SLURM_STEP_NUM_TASKS="2", LATENTCTL_FINISH_S="0.5")
     assert step.codes() == [1]
-    assert (run.end("a")["class"], run.end("a")["message"]) == ("rank_lost", "rank 1 went away without a word")
+    assert (run.end("a")["class"], run.end("a")["message"]) == (
+        "rank_lost",
+        "rank 1 went away without a word",
+    )
 
 
 def test_a_rank_does_not_wait_for_ever_for_rank_0(make_run: MakeRun, slurm) -> None:
