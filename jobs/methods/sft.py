@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -62,11 +62,15 @@ class Sft:
             model=model,
             tokenizer=tokenizer,
             objective=TextObjective(
-                pad=tokenizer.pad_token_id, pack_to=max_len if self.settings.packing else None
+                pad=cast(int, tokenizer.pad_token_id), pack_to=max_len if self.settings.packing else None
             ),
             rows=rows,
             validation=validation[0] if validation else None,
-            latent={"prompt": self.prompt.model_dump(mode="json"), "stage": stage.name, "method": stage.method},
+            latent={
+                "prompt": self.prompt.model_dump(mode="json"),
+                "stage": stage.name,
+                "method": stage.method,
+            },
         )
         return {**trainer.run(), "dropped": dropped, "bad_rows": len(data.bad_rows)}
 
@@ -117,7 +121,9 @@ class Sft:
                 hint="raise train.max_len (and model.init.max_len for a random model)",
             )
         if dropped:
-            self.ctx.report.note(f"{dropped} of {len(lengths)} rows of {data.name} are longer than {max_len} tokens")
+            self.ctx.report.note(
+                f"{dropped} of {len(lengths)} rows of {data.name} are longer than {max_len} tokens"
+            )
         return rows, dropped
 
 

@@ -19,18 +19,18 @@ from jobs.models.latent_file import NAME as LATENT_FILE
 from jobs.models.latent_file import VERSION
 from latentctl.record.atomic import write_json
 
-
 hf_logging.disable_progress_bar()  # logs are files
 
 
 def export(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, latent: dict[str, Any]
 ) -> None:
-    """Write `model` as a plain directory: safetensors, config, generation config, tokenizer, and `latent.json`.
+    """Write `model` as a plain directory: safetensors, config, generation config, tokenizer, and
+    `latent.json`.
 
-    A collective: under ZeRO-3 every process must call it; rank 0 writes, and the others do not wait for it. LoRA is
-    merged into what is written, never into `model`. Weights keep the dtype in which the model trains. `folder` appears
-    whole or not at all; one that exists is replaced. Raises OSError.
+    A collective: under ZeRO-3 every process must call it; rank 0 writes, and the others do not wait for it.
+    LoRA is merged into what is written, never into `model`. Weights keep the dtype in which the model
+    trains. `folder` appears whole or not at all; one that exists is replaced. Raises OSError.
     """
     main = not dist.is_initialized() or dist.get_rank() == 0
     weights = plain_weights(model, keep=main)
@@ -46,7 +46,8 @@ def export(
 def plain_weights(model: nn.Module, *, keep: bool = True) -> dict[str, torch.Tensor]:
     """Every weight under its plain name on the CPU, gathered from all ranks under ZeRO-3, LoRA merged.
 
-    Tied weights come once. With `keep` false (ranks that only take part in the gathering) the answer is empty.
+    Tied weights come once. With `keep` false (ranks that only take part in the gathering) the answer is
+    empty.
     """
     found: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
@@ -97,13 +98,14 @@ def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
 
 
 def _set_specials(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Config and generation config name the tokenizer's ends and padding, where the model's own do not already."""
+    """Config and generation config name the tokenizer's ends and padding, where the model's own do not
+    already."""
     config = model.config
     settings = model.generation_config or GenerationConfig()
     ends = settings.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     if tokenizer.eos_token_id not in ends:
-        ends.insert(0, tokenizer.eos_token_id)
+        ends = [tokenizer.eos_token_id, *ends]
     settings.eos_token_id = ends[0] if len(ends) == 1 else ends
     if settings.pad_token_id is None:
         settings.pad_token_id = tokenizer.pad_token_id
@@ -116,7 +118,8 @@ def _set_specials(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place when the block ends well, and vanishes otherwise."""
+    """A temporary folder beside `folder` that takes its place when the block ends well, and vanishes
+    otherwise."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
     old = folder.parent / f".{folder.name}.{os.getpid()}.old"

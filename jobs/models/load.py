@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -38,9 +38,10 @@ def load_model(
 ) -> PreTrainedModel:
     """The weights of `source` (a directory or Hub id), or the stage's random `model.init` where it is None.
 
-    Safetensors only; Python code that comes with a model runs only if the recipe says `trust_remote_code`. The model is
-    in evaluation mode. `vocab_size` is the tokenizer's length. Raises JobUserError: no such model, gated, offline,
-    pickled weights only, weights missing from the files, a tokenizer larger than the embedding table.
+    Safetensors only; Python code that comes with a model runs only if the recipe says `trust_remote_code`.
+    The model is in evaluation mode. `vocab_size` is the tokenizer's length. Raises JobUserError: no such
+    model, gated, offline, pickled weights only, weights missing from the files, a tokenizer larger than the
+    embedding table.
     """
     device = torch.device(device)
     dtype = torch_dtype(precision, device)
@@ -52,8 +53,9 @@ def load_model(
             spec.init, vocab_size=vocab_size, attention=spec.attention, dtype=dtype, device=device
         )
         return model.eval()
-    model = _pretrained(spec, locate(source), dtype).to(device)
-    rows = model.get_input_embeddings().weight.shape[0]
+    model = _pretrained(spec, locate(source), dtype)
+    model.to(device)  # type: ignore[arg-type]
+    rows: Any = model.get_input_embeddings().num_embeddings
     if vocab_size > rows:
         raise JobUserError(
             f"the tokenizer has {vocab_size} tokens, the model {source} has embeddings for {rows}",
@@ -66,7 +68,7 @@ def _pretrained(spec: ModelSpec, place: str, dtype: torch.dtype) -> PreTrainedMo
     if Path(place).is_dir():
         check_weights(Path(place))
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             place,
             revision=spec.revision if place == spec.path else None,
             trust_remote_code=spec.trust_remote_code,
@@ -79,10 +81,12 @@ def _pretrained(spec: ModelSpec, place: str, dtype: torch.dtype) -> PreTrainedMo
         if isinstance(e, torch.OutOfMemoryError):
             raise
         raise explain(place, "model", e) from e
+    model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:  # transformers would fill them with random numbers and go on
         raise JobUserError(
-            f"the weights of {place} lack {len(missing)} tensors of {type(model).__name__}, such as {missing[0]}",
+            f"the weights of {place} lack {len(missing)} tensors of {type(model).__name__}, "
+            f"such as {missing[0]}",
             hint="is it a causal language model, and are its files complete?",
         )
     return model

@@ -10,10 +10,11 @@ from latentctl.spec.model import LoraSpec
 
 
 def add_lora(model: PreTrainedModel, spec: LoraSpec, *, seed: int) -> PreTrainedModel:
-    """Put adapters into `model` in place; all else is frozen. The same adapters for the same seed on every rank.
+    """Put adapters into `model` in place; all else is frozen. The same adapters for the same seed on every
+    rank.
 
-    The model keeps its class and its names, so that nothing else needs to know. Raises JobUserError for modules that
-    the model does not have.
+    The model keeps its class and its names, so that nothing else needs to know. Raises JobUserError for
+    modules that the model does not have.
     """
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
@@ -34,6 +35,7 @@ def add_lora(model: PreTrainedModel, spec: LoraSpec, *, seed: int) -> PreTrained
             inject_adapter_in_model(config, model)
         except ValueError as e:
             raise JobUserError(
-                f"LoRA: {e}", hint="name modules of this model under train.lora.target_modules, or say all-linear"
+                f"LoRA: {e}",
+                hint="name modules of this model under train.lora.target_modules, or say all-linear",
             ) from e
     return model

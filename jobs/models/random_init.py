@@ -58,7 +58,8 @@ def config_of(init: InitSpec, vocab_size: int) -> PreTrainedConfig:
 def random_model(
     init: InitSpec, *, vocab_size: int, attention: str, dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
-    """Weights from `init.seed` alone: the same in every process, whatever was drawn before, at any precision."""
+    """Weights from `init.seed` alone: the same in every process, whatever was drawn before, at any
+    precision."""
     if (init.hidden // init.heads) % 2 and init.arch != "gpt2":
         raise JobUserError(
             f"rotary positions need an even head size; hidden / heads is {init.hidden // init.heads}",

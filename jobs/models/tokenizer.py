@@ -24,9 +24,9 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that goes with the weights of `source` (None: the stage's random `model.init`).
 
-    What an earlier stage exported carries its own; else the recipe's `model.tokenizer`; else the model's. For a random
-    model it is trained on `texts()`, which is called only then and must give the same texts on every rank.
-    Padding falls back to the end-of-sequence token. Raises JobUserError.
+    What an earlier stage exported carries its own; else the recipe's `model.tokenizer`; else the model's.
+    For a random model it is trained on `texts()`, which is called only then and must give the same texts on
+    every rank. Padding falls back to the end-of-sequence token. Raises JobUserError.
     """
     model = stage.model
     if source is None and not isinstance(model.tokenizer, str):
@@ -51,7 +51,8 @@ def _read(source: Any, stage: StageBase, *, own: bool) -> PreTrainedTokenizerBas
 def _usable(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     if tokenizer.eos_token_id is None:
         raise JobUserError(
-            f"the tokenizer {tokenizer.name_or_path} has no end-of-sequence token: a model could not learn to stop",
+            f"the tokenizer {tokenizer.name_or_path} has no end-of-sequence token: "
+            "a model could not learn to stop",
             hint="set eos_token in its tokenizer_config.json",
         )
     if tokenizer.pad_token_id is None:
@@ -61,9 +62,12 @@ def _usable(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 def unknown_text(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
     """The first piece of `text` that `tokenizer` does not know; None where it knows all of it."""
-    if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):  # GPT-2 names one token for both, and knows all bytes
+    if tokenizer.unk_token_id in (
+        None,
+        tokenizer.eos_token_id,
+    ):  # GPT-2 names one token for both, and knows all bytes
         return None
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast))
     for i, token in enumerate(encoded["input_ids"]):
         if token == tokenizer.unk_token_id:
             if not tokenizer.is_fast:

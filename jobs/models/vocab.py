@@ -14,7 +14,8 @@ from latentctl.spec.model import TokenizerInit
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 SPECIALS = [PAD, UNK, EOS]
 _PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s"
-"""A word, one digit or one sign, each with the space before it, or one other white space: joined they are the text."""
+"""A word, one digit or one sign, each with the space before it, or one other white space: joined they are
+the text."""
 
 
 def train(spec: TokenizerInit, texts: Iterable[str], *, max_len: int) -> PreTrainedTokenizerFast:

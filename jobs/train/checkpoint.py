@@ -1,4 +1,5 @@
-"""A training's checkpoints: DeepSpeed's state, random streams, trainer state, and the weights as a plain model."""
+"""A training's checkpoints: DeepSpeed's state, random streams, trainer state, and the weights as a plain
+model."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ class Checkpoints:
         self._hash = spec_hash(ctx.experiment.dump())
 
     def restore(self) -> TrainState | None:
-        """Continue from the newest whole checkpoint; None where there is none. Raises JobUserError where it was
-        written by another number of processes."""
+        """Continue from the newest whole checkpoint; None where there is none. Raises JobUserError where it
+        was written by another number of processes."""
         ctx = self._ctx
         if ctx.world.main:
             checkpoints.clean(ctx.paths)
@@ -37,6 +38,7 @@ class Checkpoints:
         found = checkpoints.latest(ctx.paths, self._hash)
         step = distributed.broadcast(found.step if found else None)
         if step is None:
+            ctx.report.rewind(0)
             return None
         found = checkpoints.load(ctx.paths.checkpoint(step), self._hash)
         state = TrainState.load(found.path)
@@ -65,7 +67,8 @@ class Checkpoints:
         distributed.barrier()
 
     def publish(self, step: int, target: Path) -> None:
-        """Make the model of the committed checkpoint `step` the stage's `model` or `best`; nothing where it is already.
+        """Make the model of the committed checkpoint `step` the stage's `model` or `best`; nothing where it
+        is already.
 
         Files are linked, so that this costs no space where the file system knows links.
         """
@@ -87,7 +90,8 @@ class Checkpoints:
         size = self._ctx.world.size
         if state.world_size != size:
             raise JobUserError(
-                f"the checkpoint of step {found.step} was written by {state.world_size} processes, this job has {size}",
+                f"the checkpoint of step {found.step} was written by {state.world_size} processes, "
+                f"this job has {size}",
                 hint=f"ask for {state.world_size} processes again, or start a new run from its weights: "
                 f"from: {found.model}",
                 where=str(found.path),

@@ -1,4 +1,5 @@
-"""From the spec to DeepSpeed's configuration and the optimizer. No part of it compiles anything at run time."""
+"""From the spec to DeepSpeed's configuration and the optimizer. No part of it compiles anything at run
+time."""
 
 from __future__ import annotations
 
@@ -12,14 +13,15 @@ from jobs.train.split import Split
 from latentctl.spec.train import TrainSpec
 
 _PERSIST = 100_000
-"""ZeRO-3 keeps parameters up to this size whole on every rank: gathering norms and biases costs more than it saves."""
+"""ZeRO-3 keeps parameters up to this size whole on every rank: gathering norms and biases costs more than it
+saves."""
 
 
 def deepspeed_config(train: TrainSpec, split: Split, dtype: torch.dtype) -> dict[str, Any]:
     """The configuration of one engine. Nothing in it is "auto": what runs is what stands here.
 
-    bf16 accumulates gradients in fp32 at every stage. DeepSpeed cannot do that at stage 0, where bf16 therefore runs as
-    stage 1: the same arithmetic, with the optimizer states shared out.
+    bf16 accumulates gradients in fp32 at every stage. DeepSpeed cannot do that at stage 0, where bf16
+    therefore runs as stage 1: the same arithmetic, with the optimizer states shared out.
     """
     stage = train.zero_stage
     bf16 = dtype == torch.bfloat16
@@ -45,7 +47,8 @@ def deepspeed_config(train: TrainSpec, split: Split, dtype: torch.dtype) -> dict
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices and embeddings decay; biases, norms and other vectors do not.
+    """Trainable parameters in two groups: matrices and embeddings decay; biases, norms and other vectors do
+    not.
 
     Each name is in one group only; tied weights count once.
     """

@@ -1,4 +1,4 @@
-"""One DeepSpeed engine: optimizer steps with the exact mean over the global batch, measuring, saving, restoring."""
+"""One DeepSpeed engine: steps with the exact mean over the global batch, measuring, saving, restoring."""
 
 from __future__ import annotations
 
@@ -73,8 +73,9 @@ class Engine:
     def step(self, batches: Sequence[Batch]) -> Stepped:
         """One optimizer step on this rank's micro-batches of a global batch (`split.accumulate` of them).
 
-        The gradient is that of Σ loss / Σ weight over all micro-batches of all ranks: DeepSpeed divides by the number of
-        micro-batches and of ranks, which is taken back here, so that the split never changes the result.
+        The gradient is that of Σ loss / Σ weight over all micro-batches of all ranks: DeepSpeed divides by
+        the number of micro-batches and of ranks, which is taken back here, so that the split never changes
+        the result.
         """
         self.last_lr = float(self._engine.get_lr()[0])
         totals = self._sum(torch.tensor([sum(b.weight for b in batches), sum(b.tokens for b in batches)]))
@@ -90,7 +91,8 @@ class Engine:
         return Stepped(loss_sum, totals[0], totals[1])
 
     def measure(self, batches: Iterable[Batch], metrics: Sequence[str]) -> dict[str, float]:
-        """Σ / Σ weight of the loss and of each metric over all ranks. Every rank gives equally many batches."""
+        """Σ / Σ weight of the loss and of each metric over all ranks. Every rank gives equally many
+        batches."""
         sums = torch.zeros(2 + len(metrics), dtype=torch.float64)
         self._engine.eval()
         try:
@@ -103,7 +105,9 @@ class Engine:
         finally:
             self._engine.train()
         weight, *values = self._sum(sums).tolist()
-        return {name: value / max(weight, 1.0) for name, value in zip(["loss", *metrics], values, strict=True)}
+        return {
+            name: value / max(weight, 1.0) for name, value in zip(["loss", *metrics], values, strict=True)
+        }
 
     def grad_norm(self) -> float:
         """2-norm of the last step's gradient before clipping. Waits for the device."""

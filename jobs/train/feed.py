@@ -13,14 +13,17 @@ from jobs.train.split import Split
 
 
 class Feed(Dataset[list[Batch]]):
-    """`feed[step]` is this rank's micro-batches of one optimizer step: a function of the step, without state."""
+    """`feed[step]` is this rank's micro-batches of one optimizer step: a function of the step, without
+    state."""
 
     def __init__(self, rows: Sequence[Any], objective: Objective, *, order: Order, split: Split) -> None:
         self.rows, self.objective, self.order, self.split = rows, objective, order, split
 
     def __getitem__(self, step: int) -> list[Batch]:
         parts = self.split.parts(self.order.places(step))
-        return [self.objective.collate([Item(self.rows[self.order.row(p)], p) for p in part]) for part in parts]
+        return [
+            self.objective.collate([Item(self.rows[self.order.row(p)], p) for p in part]) for part in parts
+        ]
 
     def batches(self, start: int, end: int, *, workers: int = 0) -> Iterator[list[Batch]]:
         """Steps `start` .. `end` − 1 in order; `workers` processes prepare them ahead."""

@@ -9,7 +9,8 @@ from latentctl.spec.train import TrainSpec
 
 
 def better(metric: str, new: float, old: float | None, *, by: float = 0.0) -> bool:
-    """Whether `new` improves on `old` by more than `by`: a loss falls, everything else rises. NaN never does."""
+    """Whether `new` improves on `old` by more than `by`: a loss falls, everything else rises. NaN never
+    does."""
     if math.isnan(new):
         return False
     if old is None:

@@ -35,8 +35,9 @@ DEBUG_ROWS = 4
 class Trainer:
     """One stage's training, from wherever an earlier attempt left it, to the exported model.
 
-    `rows` and `validation` must be the same on every rank; each rank takes its share. `latent` goes into `latent.json`.
-    Needs the process group of `distributed.init(world, deepspeed=True)`. Takes `model` for itself.
+    `rows` and `validation` must be the same on every rank; each rank takes its share. `latent` goes into
+    `latent.json`. Needs the process group of `distributed.init(world, deepspeed=True)`. Takes `model` for
+    itself.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Trainer:
         _check(train, objective, len(rows), validation)
         self.split = split_of(train, world=ctx.world.size, rank=ctx.world.rank)
         self.total = total_steps(train, len(rows))
-        order = Order(len(rows), batch=train.batch, seed=self._seed("order"), total=total_rows(train, len(rows)))
+        order = Order(
+            len(rows), batch=train.batch, seed=self._seed("order"), total=total_rows(train, len(rows))
+        )
         self.feed = Feed(rows, objective, order=order, split=self.split)
         self.device = distributed.device(ctx.world)
         self.model = _prepared(model, train, seed=self._seed("lora"))
@@ -76,8 +79,8 @@ class Trainer:
         self._since = time.monotonic()
 
     def run(self) -> dict[str, Any]:
-        """Train. Returns the numbers of result.json. Raises Preempted after a checkpoint, JobUserError where the loss
-        is no longer a number."""
+        """Train. Returns the numbers of result.json. Raises Preempted after a checkpoint, JobUserError where
+        the loss is no longer a number."""
         self._start()
         state, train = self.state, self.train
         for batches in self.feed.batches(state.step, self.total, workers=train.workers):
@@ -133,7 +136,7 @@ class Trainer:
         tokens, seconds = state.tokens, state.seconds
         self._tick()
         state.loss = loss
-        row = {
+        row: dict[str, Any] = {
             "loss": loss,
             "lr": self.engine.last_lr,
             "grad_norm": self.engine.grad_norm(),
@@ -148,7 +151,8 @@ class Trainer:
         step = self.state.step if math.isinf(step) else int(step)
         raise JobUserError(
             f"the loss is not a number any more: step {step} of {self.total}",
-            hint=f"lower train.lr ({self.train.lr:g}), add train.warmup, or set train.clip (now {self.train.clip:g})",
+            hint=f"lower train.lr ({self.train.lr:g}), add train.warmup, "
+            f"or set train.clip (now {self.train.clip:g})",
         )
 
     def _validate(self) -> bool:
@@ -228,9 +232,14 @@ def _check(train: TrainSpec, objective: Objective, rows: int, validation: Sequen
     if validation is not None and len(validation) == 0:
         raise JobUserError("the validation set has not one row")
     if train.eval_every is not None and validation is None:
-        raise JobUserError("train.eval_every is set, but there is nothing to validate on", hint="add `validation:`")
+        raise JobUserError(
+            "train.eval_every is set, but there is nothing to validate on", hint="add `validation:`"
+        )
     known = ("loss", *objective.metrics)
-    asked = {"train.keep.best": train.keep.best, "train.early_stop.metric": train.early_stop and train.early_stop.metric}
+    asked = {
+        "train.keep.best": train.keep.best,
+        "train.early_stop.metric": train.early_stop and train.early_stop.metric,
+    }
     for key, metric in asked.items():
         if metric is not None and metric not in known:
             raise JobUserError(f"{key}: no metric {metric!r} here", hint=f"there are {', '.join(known)}")

@@ -15,8 +15,8 @@ class Item(NamedTuple):
 
     row: Any
     place: int
-    """Counts rows from the start of the training (in validation: of the set). Unique, and the same for every split into
-    processes and micro-batches: what a draw for this row should depend on."""
+    """Counts rows from the start of the training (in validation: of the set). Unique, and the same for every
+    split into processes and micro-batches: what a draw for this row should depend on."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Batch:
 
     tensors: dict[str, torch.Tensor]
     weight: float
-    """What the sum of the loss is divided by, added up over the global batch: supervised tokens, for a token mean."""
+    """What the sum of the loss is divided by, added up over the global batch: supervised tokens, for a token
+    mean."""
     tokens: int
     """Positions that a model has to compute, padding left out."""
     rows: int
@@ -41,34 +42,40 @@ class Outcome(NamedTuple):
 
 
 class Objective(Protocol):
-    """A method's side of the loop. One object may be shared by the processes that prepare batches: no state."""
+    """A method's side of the loop. One object may be shared by the processes that prepare batches: no
+    state."""
 
     metrics: tuple[str, ...]
     """Names of the metrics that a validation measures, besides `loss`."""
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """Rows to tensors. `items` may be empty (the last, shorter batch of a training; a rank without rows in a
-        validation): then a smallest valid batch of weight 0, because ZeRO-3 needs the same calls on every rank."""
+        """Rows to tensors. `items` may be empty (the last, shorter batch of a training; a rank without rows
+        in a validation): then a smallest valid batch of weight 0, because ZeRO-3 needs the same calls on
+        every rank."""
         ...
 
     def loss(self, model: Any, tensors: dict[str, torch.Tensor], *, measure: bool) -> Outcome:
-        """Forward. May call `model` (the Hugging Face model) any number of times; it runs inside one forward of the
-        engine. `measure` asks for the metrics."""
+        """Forward. May call `model` (the Hugging Face model) any number of times; it runs inside one forward
+        of the engine. `measure` asks for the metrics."""
         ...
 
 
 class Step(nn.Module):
     """Model and objective as the one module that DeepSpeed wraps.
 
-    Several forwards of `model` under one engine forward and one backward is the form that is right under every ZeRO
-    stage; calling the inner model around the engine is silently wrong under ZeRO-3.
+    Several forwards of `model` under one engine forward and one backward is the form that is right under
+    every ZeRO stage; calling the inner model around the engine is silently wrong under ZeRO-3.
     """
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
         self.model = model
-        self.objective = objective  # registered too if it is a module: learned parameters of a method train along
+        self.objective = (
+            objective  # registered too if it is a module: learned parameters of a method train along
+        )
 
-    def forward(self, tensors: dict[str, torch.Tensor], measure: bool = False) -> tuple[torch.Tensor, dict[str, Any]]:
+    def forward(
+        self, tensors: dict[str, torch.Tensor], measure: bool = False
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
         outcome = self.objective.loss(self.model, tensors, measure=measure)
         return outcome.loss, {k: v.detach() for k, v in outcome.metrics.items()}

@@ -1,4 +1,4 @@
-"""The order in which rows are seen: a function of (seed, step) alone, the same for every number of processes."""
+"""The order in which rows are seen: a function of (seed, step), the same for every number of processes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 
 
 class Order:
-    """Epoch after epoch, each a permutation of the rows; global batches are consecutive slices of that stream.
+    """Epoch after epoch, each a permutation of the rows; global batches are consecutive slices of that
+    stream.
 
-    A batch may reach over the border of two epochs; with `total` given, the stream ends there and the last batch is
-    shorter. So each row is seen equally often, whatever the batch.
+    A batch may reach over the border of two epochs; with `total` given, the stream ends there and the last
+    batch is shorter. So each row is seen equally often, whatever the batch.
     """
 
     def __init__(self, rows: int, *, batch: int, seed: int, total: int | None = None) -> None:

@@ -14,12 +14,14 @@ FAMILIES = ("gpt2", "llama", "qwen2", "qwen3")
 
 
 def check_packing(model: PreTrainedModel) -> None:
-    """Raises JobUserError where this model cannot keep packed rows apart, or where nobody has shown that it does."""
+    """Raises JobUserError where this model cannot keep packed rows apart, or where nobody has shown that it
+    does."""
     config = model.config
     off = "set sft.packing to false"
     if config.model_type not in FAMILIES:
         raise JobUserError(
-            f"packing is not proven for the family {config.model_type!r}, only for {', '.join(FAMILIES)}", hint=off
+            f"packing is not proven for the family {config.model_type!r}, only for {', '.join(FAMILIES)}",
+            hint=off,
         )
     if "sliding_attention" in (getattr(config, "layer_types", None) or []):
         raise JobUserError("packing does not go together with sliding-window layers", hint=off)
@@ -50,8 +52,9 @@ def pack(lengths: list[int], room: int) -> list[list[int]]:
 def block_mask(blocks: torch.Tensor, model: Any) -> torch.Tensor:
     """(B, L) block numbers, −1 on padding -> (B, 1, L, L): who may look at whom.
 
-    Earlier positions of the same block. Padding forms a block of its own, so that no row of the mask is empty, which
-    would give NaN. Boolean for sdpa; for eager attention, which adds the mask, 0 and the dtype's lowest number.
+    Earlier positions of the same block. Padding forms a block of its own, so that no row of the mask is
+    empty, which would give NaN. Boolean for sdpa; for eager attention, which adds the mask, 0 and the
+    dtype's lowest number.
     """
     length = blocks.shape[1]
     same = blocks[:, :, None] == blocks[:, None, :]

@@ -28,8 +28,9 @@ def warmup_steps(train: TrainSpec, total: int) -> int:
 def lr_factor(train: TrainSpec, total: int, step: int) -> float:
     """The learning rate of `step` (from 0) as a factor of `train.lr`.
 
-    Warm-up of W steps: (step + 1) / W, so that no step is wasted at 0 and step W − 1 has the full rate. Then with
-    p = (step − W) / (total − W), m = `min_lr_ratio`: constant 1; linear 1 − (1 − m) p; cosine m + (1 − m)(1 + cos πp) / 2.
+    Warm-up of W steps: (step + 1) / W, so that no step is wasted at 0 and step W − 1 has the full rate. Then
+    with p = (step − W) / (total − W), m = `min_lr_ratio`: constant 1; linear 1 − (1 − m) p; cosine m + (1 −
+    m)(1 + cos πp) / 2.
     """
     warmup = warmup_steps(train, total)
     if step < warmup:

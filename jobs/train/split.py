@@ -27,12 +27,14 @@ class Split:
         return self.micro * self.accumulate * self.world
 
     def parts(self, items: Sequence[T]) -> list[Sequence[T]]:
-        """This rank's micro-batches of one global batch, in order; short or empty ones where `items` is short."""
+        """This rank's micro-batches of one global batch, in order; short or empty ones where `items` is
+        short."""
         starts = [(a * self.world + self.rank) * self.micro for a in range(self.accumulate)]
         return [items[s : s + self.micro] for s in starts]
 
     def chunks(self, count: int) -> list[range]:
-        """This rank's part of `count` rows: the same number of chunks on each rank, each row on one rank only."""
+        """This rank's part of `count` rows: the same number of chunks on each rank, each row on one rank
+        only."""
         stride = self.micro * self.world
         starts = range(self.rank * self.micro, self.rank * self.micro + count, stride)
         rounds = -(-count // stride)
@@ -40,7 +42,8 @@ class Split:
 
 
 def split_of(train: TrainSpec, *, world: int, rank: int) -> Split:
-    """The split that `train.batch` and `train.micro_batch` ask for. Raises JobUserError where it does not come out even."""
+    """The split that `train.batch` and `train.micro_batch` ask for. Raises JobUserError where it does not
+    come out even."""
     batch = train.batch
     if batch % world:
         raise JobUserError(

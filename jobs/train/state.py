@@ -21,7 +21,8 @@ class Best:
 
 @dataclass
 class TrainState:
-    """Everything that a resume needs besides weights, optimizer, schedule (DeepSpeed's) and random streams."""
+    """Everything that a resume needs besides weights, optimizer, schedule (DeepSpeed's) and random
+    streams."""
 
     world_size: int
     step: int = 0

@@ -26,19 +26,20 @@ class TextRow(NamedTuple):
 
 
 class TextObjective:
-    """Cross-entropy summed over response tokens; `accuracy` is the share of them that greedy decoding would hit."""
+    """Cross-entropy summed over response tokens; `accuracy` is the share of them that greedy decoding would
+    hit."""
 
     metrics: tuple[str, ...] = ("accuracy",)
 
     def __init__(self, *, pad: int, pack_to: int | None = None) -> None:
-        """`pad`: id that fills up; never seen by the loss. `pack_to`: put rows together into sequences of at most so
-        many tokens (models that `jobs.train.packing.check_packing` lets through)."""
+        """`pad`: id that fills up; never seen by the loss. `pack_to`: put rows together into sequences of at
+        most so many tokens (models that `jobs.train.packing.check_packing` lets through)."""
         self.pad = pad
         self.pack_to = pack_to
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """Right padding, which a causal model never looks at from the left: no mask is needed, and attention stays on
-        its fast path. Packed rows get positions that start anew and a mask of blocks."""
+        """Right padding, which a causal model never looks at from the left: no mask is needed, and attention
+        stays on its fast path. Packed rows get positions that start anew and a mask of blocks."""
         rows: list[TextRow] = [item.row for item in items] or [TextRow([self.pad], [])]
         lengths = [row.length for row in rows]
         bins = pack(lengths, self.pack_to) if self.pack_to else [[i] for i in range(len(rows))]
@@ -52,7 +53,9 @@ class TextObjective:
             for i in group:
                 row, end = rows[i], at + lengths[i]
                 ids[b, at:end] = torch.tensor([*row.prompt, *row.response])
-                first = max(len(row.prompt), 1)  # nothing stands before the first token of all: it is not predicted
+                first = max(
+                    len(row.prompt), 1
+                )  # nothing stands before the first token of all: it is not predicted
                 targets[b, at + first - 1 : end - 1] = ids[b, at + first : end]
                 positions[b, at:end] = torch.arange(end - at)
                 blocks[b, at:end] = i
@@ -64,7 +67,8 @@ class TextObjective:
         return Batch(tensors, weight=weight, tokens=sum(lengths) if items else 0, rows=len(items))
 
     def loss(self, model: Any, tensors: dict[str, torch.Tensor], *, measure: bool) -> Outcome:
-        """The head runs only on columns that some row supervises: with a large vocabulary it is most of the cost."""
+        """The head runs only on columns that some row supervises: with a large vocabulary it is most of the
+        cost."""
         extra: dict[str, Any] = {}
         if "blocks" in tensors:
             mask = block_mask(tensors["blocks"], model)
@@ -72,13 +76,16 @@ class TextObjective:
         columns, targets = tensors["columns"], tensors["targets"]
         output = model(input_ids=tensors["ids"], use_cache=False, logits_to_keep=columns, **extra)
         logits = output.logits.float()
-        total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        total = F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
         metrics = {"accuracy": (logits.argmax(-1) == targets).sum()} if measure else {}
         return Outcome(total, metrics)
 
 
 def _supervised(targets: torch.Tensor) -> dict[str, torch.Tensor]:
-    """(B, L) next tokens -> the (C,) columns that hold any, and the (B, C) tokens there; one column at least."""
+    """(B, L) next tokens -> the (C,) columns that hold any, and the (B, C) tokens there; one column at
+    least."""
     columns = (targets != IGNORED).any(0).nonzero().squeeze(1)
     if columns.numel() == 0:
         columns = torch.zeros(1, dtype=torch.long)
