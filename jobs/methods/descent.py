@@ -40,7 +40,7 @@ def ancestors(experiment: Experiment, stage: StageBase, runs: RunPaths) -> tuple
 
 
 def leakage(ctx: StageContext, examples: list[Example]) -> dict[str, Any]:
-    """{"rule", "unseen": where weights came from that we cannot look into, "sets": [per training set]}.
+    """{"count", "rule", "unseen": where weights began that we cannot look into, "sets": [per training set]}.
 
     A training set that cannot be read here is reported as unchecked; it never stops an evaluation.
     """
@@ -61,4 +61,5 @@ def leakage(ctx: StageContext, examples: list[Example]) -> dict[str, Any]:
         sets.append(
             {"stage": stage.name, "checked": True, "exact": found.exact, "near": found.near, "examples": ids}
         )
-    return {"rule": RULE, "unseen": beyond, "sets": sets}
+    count = sum(s.get("exact", 0) + s.get("near", 0) for s in sets)
+    return {"count": count, "rule": RULE, "unseen": beyond, "sets": sets}
