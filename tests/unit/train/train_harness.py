@@ -1,0 +1,225 @@
+"""Stages to train in tests, in this process or in several real ones. Run as a script it is one rank of a job."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[3]
+PREEMPTED = "preempted"
+INIT = {"arch": "llama", "hidden": 32, "layers": 2, "heads": 2, "max_len": 128}
+
+
+def write_rows(path: Path, count: int, *, seed: int = 0) -> Path:
+    """Questions and answers of very different lengths."""
+    rng = random.Random(seed)
+    words = [f"w{c}" for c in "abcdefghijkl"]
+    with path.open("w") as f:
+        for i in range(count):
+            question = " ".join(rng.choices(words, k=rng.randint(2, 14)))
+            steps = [" ".join(rng.choices(words, k=rng.randint(1, 6))) for _ in range(rng.randint(1, 5))]
+            row = {"question": question, "answer": rng.choice(words), "steps": steps, "id": f"r{i}"}
+            f.write(json.dumps(row) + "\n")
+    return path
+
+
+def dataset(path: Path) -> dict[str, Any]:
+    return {"path": str(path), "fields": {"steps": "steps", "id": "id"}}
+
+
+def experiment(rows: Path, train: dict[str, Any], **stage: Any) -> dict[str, Any]:
+    """A recipe of one sft stage, as a resolved experiment. `stage` overrides parts of the stage."""
+    base: dict[str, Any] = {
+        "name": "sft",
+        "method": "sft",
+        "from": "model",
+        "model": {"init": INIT, "tokenizer": {"kind": "word", "vocab_size": 64}},
+        "dataset": dataset(rows),
+        "prompt": {"form": "coconut", "template": "plain"},
+        "train": {"lr": 3e-3, "batch": 8, "max_len": 128, "precision": "fp32", **train},
+    }
+    return {"name": "test", "seed": 3, "stages": [{**base, **stage}]}
+
+
+@dataclass
+class Case:
+    """One attempt of a stage."""
+
+    root: str
+    experiment: dict[str, Any]
+    attempt: int = 1
+    source: str | None = None
+    debug: bool = False
+    kill_at: int | None = None
+    """SIGKILL of this process right after so many optimizer steps of this attempt."""
+    stop_at: int | None = None
+    """USR2, likewise."""
+    on_rank: int = 0
+    """Which rank gets the signal."""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> Path:
+        return Path(self.root) / "jobs" / "train" / "stages" / "sft"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl."""
+        path = Path(self.root) / "jobs" / "train" / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def losses(self) -> list[tuple[int, float]]:
+        return [(r["step"], r["loss"]) for r in self.rows() if "loss" in r]
+
+    def norms(self) -> list[float]:
+        return [r["grad_norm"] for r in self.rows() if "loss" in r]
+
+    def result(self) -> Any:
+        """What rank 0's `run` gave; PREEMPTED where it asked for more time."""
+        return json.loads((Path(self.root) / f"result-{self.attempt}.json").read_text())
+
+
+def run_case(case: Case, *, rank: int = 0, size: int = 1) -> Any:
+    """One attempt in this process. Returns what `Sft.run` gives, or PREEMPTED."""
+    from jobs.methods.protocol import Preempted, StageContext, World
+    from jobs.methods.sft import Sft
+    from jobs.runtime.reporter import Reporter
+    from jobs.runtime.signals import StopFlag
+    from latentctl.record.paths import RunPaths
+    from latentctl.spec.experiment import Experiment
+
+    spec = Experiment.model_validate(case.experiment)
+    run = RunPaths(Path(case.root))
+    job = run.job("train")
+    job.attempt(case.attempt).root.mkdir(parents=True, exist_ok=True)
+    stop = StopFlag()
+    if case.stop_at is not None:
+        stop.install()
+    ctx = StageContext(
+        run=run,
+        job=job,
+        paths=job.stage("sft"),
+        experiment=spec,
+        stage=spec.stages[0],
+        attempt=case.attempt,
+        world=World(rank, size, rank, size),
+        source=Path(case.source) if case.source else None,
+        report=Reporter(job, stage="sft", attempt=case.attempt, main=rank == 0),
+        stop=stop,
+        data_dir=None,
+        debug=case.debug,
+    )
+    restore = _signal_after(case) if rank == case.on_rank else lambda: None
+    try:
+        result: Any = Sft(ctx).run()
+    except Preempted:
+        result = PREEMPTED
+    finally:
+        restore()
+    if rank == 0:
+        (Path(case.root) / f"result-{case.attempt}.json").write_text(json.dumps(result))
+    return result
+
+
+def _signal_after(case: Case) -> Any:
+    from jobs.train.engine import Engine
+
+    plain, done = Engine.step, 0
+
+    def step(self: Engine, batches: Any) -> Any:
+        nonlocal done
+        stepped = plain(self, batches)
+        done += 1
+        if done == case.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if done == case.stop_at:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return stepped
+
+    def restore() -> None:
+        Engine.step = plain
+
+    Engine.step = step
+    return restore
+
+
+def launch(folder: Path, cases: Sequence[Case], *, size: int, killed: bool = False) -> None:
+    """Run cases one after another in one group of `size` real processes. With `killed`, the job must die."""
+    spec = folder / f"cases-{len(list(folder.glob('cases-*')))}.json"
+    spec.write_text(json.dumps([vars(c) for c in cases]))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    processes = []
+    for rank in range(size):
+        env = {
+            **os.environ,
+            "RANK": str(rank),
+            "WORLD_SIZE": str(size),
+            "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "PYTHONPATH": str(REPO),
+            "OMP_NUM_THREADS": "1",
+        }
+        env.pop("DS_ACCELERATOR", None)
+        log = (folder / f"{spec.stem}-rank{rank}.log").open("w")
+        processes.append(
+            subprocess.Popen([sys.executable, __file__, str(spec)], env=env, stdout=log, stderr=log)
+        )
+    codes = _wait(processes)
+    logs = [(folder / f"{spec.stem}-rank{r}.log").read_text()[-3000:] for r in range(size)]
+    if killed:
+        assert -signal.SIGKILL in codes, (codes, *logs)
+    else:
+        assert codes == [0] * size, "\n".join([str(codes), *logs])
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:
+    """As the entry of a job does: when one rank dies, the others are ended."""
+    deadline = 240
+    try:
+        while any(p.poll() is None for p in processes):
+            if any(p.poll() not in (None, 0) for p in processes):
+                break
+            deadline -= 0.1
+            assert deadline > 0, "the job does not end"
+            import time
+
+            time.sleep(0.1)
+        return [p.poll() if p.poll() is not None else _end(p) for p in processes]  # type: ignore[misc]
+    finally:
+        for p in processes:
+            if p.poll() is None:
+                p.kill()
+            p.wait()
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    process.kill()
+    return process.wait()
+
+
+def main() -> None:
+    """One rank: run every case of the file named on the command line."""
+    import torch
+
+    torch.set_num_threads(1)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    for raw in json.loads(Path(sys.argv[1]).read_text()):
+        run_case(Case(**raw), rank=rank, size=size)
+    from jobs.runtime import distributed
+
+    distributed.shutdown()
+
+
+if __name__ == "__main__":
+    main()
