@@ -105,7 +105,7 @@ _RULES = (
     _rule("data", r"429 Client Error|Too Many Requests", hint=_NETWORK),
     _rule("data", r"couldn't connect to 'https://huggingface", hint=_NETWORK),
     _rule("data", r"\b(Arrow\w+|DatasetGenerationError|DataFilesNotFoundError|DatasetNotFoundError)\b"),
-    _rule("data", r"\b(UnicodeDecodeError|JSONDecodeError|BadGzipFile|zlib\.error)\b"),
+    _rule("data", r"\b(UnicodeDecodeError|JSONDecodeError|BadGzipFile)\b|Error -\d+ while decompressing"),
     _rule("data", r"Compressed file ended before"),
     _rule("data", r"SafetensorError|PytorchStreamReader failed|\bUnpicklingError\b"),
     _rule("preemption", r"\b(Preempted|StaleAttempt)\b", primary=False),

@@ -15,6 +15,7 @@ import re
 import secrets
 import sys
 import threading
+import time
 from typing import Any
 
 from latentctl.record.atomic import try_read_json, write_json
@@ -53,9 +54,10 @@ class WandbSink:
 
     def finish(self, timeout: float) -> bool:
         """Send what is left, for at most `timeout` seconds. Returns whether W&B has it all."""
-        with contextlib.suppress(queue.Full):  # full: it hangs, and `join` says so
-            self._queue.put_nowait(_END)
-        self._thread.join(timeout)
+        end = time.monotonic() + timeout
+        with contextlib.suppress(queue.Full):  # it hangs; said below
+            self._queue.put(_END, timeout=0 if self._given_up else timeout)
+        self._thread.join(max(0.0, end - time.monotonic()))
         if self._thread.is_alive():
             _note(f"still busy after {timeout:g} s, left behind with {self._queue.qsize()} rows")
         if self.dropped:
@@ -88,6 +90,7 @@ class WandbSink:
             if mode != "online":
                 raise
             _note(f"writing offline (`wandb sync` sends it later): {type(exc).__name__}: {_one_line(exc)}")
+            wandb.teardown()  # its service still holds the id of the run that did not come about
             return self._init(wandb, "offline")
 
     def _init(self, wandb: Any, mode: str) -> Any:
