@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,13 +65,16 @@ class SlurmExecutor:
             parents=True, exist_ok=True
         )  # Slurm fails a job whose log folder is missing, silently
         attempt = ledger.submitting(run, journal, job.name)
+        name = job_name(run, job.name)
         try:
             slurm_id = prepared.submit(entry, str(run.root), job.name).job_id
         except Refused as error:
-            raise slurm_words.refusal(
-                error.said, job=job, profile=self.profile, facts=self._facts_or_none()
-            ) from None
-        name = job_name(run, job.name)
+            facts = self._facts_or_none()
+            raise slurm_words.refusal(error.said, job=job, profile=self.profile, facts=facts) from None
+        except BaseException:  # Ctrl-C too: what Slurm took without our hearing of it must not run
+            with contextlib.suppress(SlurmError):
+                self.client.cancel(self.client.named(name))
+            raise
         ledger.submitted(journal, job.name, attempt, executor=NAME, id=slurm_id, name=name)
         return Handle(NAME, slurm_id, job.name, name)
 
@@ -92,19 +97,23 @@ class SlurmExecutor:
             journal.append("cancelled", job=handle.job, attempt=attempt, why="a later job was refused")
 
     def findings(self, handles: Sequence[Handle]) -> list[Problem]:
-        """Accepted jobs that can never run as they are: asked once, right after `submit`.
+        """Accepted jobs that can never run as they are: asked right after `submit`.
 
         Silent where Slurm does not answer: the submission stands.
         """
         try:
             rows = self.client.live(h.id for h in handles)
+            if any(r.state == "PENDING" and r.reason is None for r in rows.values()):
+                time.sleep(0.5)  # the scheduler has not looked at it yet
+                rows = self.client.live(h.id for h in handles)
         except SlurmError:
             return []
-        found = [
-            slurm_words.never_runs(rows[h.id].reason, job=h.job, job_id=h.id)
-            for h in handles
-            if h.id in rows and rows[h.id].state == "PENDING"
-        ]
+        waiting = [(h, rows[h.id]) for h in handles if h.id in rows and rows[h.id].state == "PENDING"]
+        if not any(slurm_words.never_runs(r.reason, h) for h, r in waiting):
+            return []
+        facts = self._facts_or_none()
+        allowed = facts and slurm_words.limits(self.profile, facts)
+        found = [slurm_words.never_runs(row.reason, handle, allowed=allowed) for handle, row in waiting]
         return [p for p in found if p is not None]
 
     def query(self, handles: Sequence[Handle]) -> list[Fact]:
@@ -155,7 +164,7 @@ def _fact(handle: Handle, row: JobRow | None, trouble: str | None) -> Fact:
         other = None if row is None else f"job {handle.id} is now {row.name}"
         return Fact(handle, state=None, reason=other or trouble, source="")
     reason = row.reason
-    if row.state == "PENDING" and (never := slurm_words.never_runs(reason, job=handle.job, job_id=row.id)):
+    if row.state == "PENDING" and (never := slurm_words.never_runs(reason, handle)):
         reason = never.message
     return Fact(
         handle,

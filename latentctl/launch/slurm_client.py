@@ -92,9 +92,10 @@ class SlurmClient:
         try:
             out = self._run(["sbatch", "--parsable", str(script)], env=env)
         except Unreachable as error:
-            if error.uncertain and (found := self._search(comment)):
-                return found
-            raise
+            found = self._search(comment) if error.uncertain else None
+            if found is None:
+                raise
+            return found
         job_id = out.strip().splitlines()[-1].split(";")[0] if out.strip() else ""
         if not job_id.isdigit():
             raise Unreachable(f"sbatch answered something unexpected: {out.strip()[:200]!r}", said=out)
@@ -103,15 +104,19 @@ class SlurmClient:
     def _search(self, comment: str, *, tries: int = 5) -> str | None:
         for attempt in range(tries):
             try:
-                rows = self.mine()
+                found = self.named(comment)
             except SlurmError:
-                rows = []
-            ids = [r.id for r in rows if r.comment == comment and r.state not in slurm_parse.FINAL]
-            if ids:
-                return ids[-1]
+                found = []
+            if found:
+                return found[-1]
             if attempt < tries - 1:
                 time.sleep(2)
         return None
+
+    def named(self, comment: str) -> list[str]:
+        """Ids of this user's jobs with this comment that are not over, oldest first."""
+        rows = [r for r in self.mine() if r.comment == comment and r.state not in slurm_parse.FINAL]
+        return [r.id for r in sorted(rows, key=lambda r: int(r.id))]
 
     def mine(self) -> list[JobRow]:
         """Every job of this user that the controller remembers."""
@@ -147,14 +152,16 @@ class SlurmClient:
     def requeue(self, job_id: str) -> None:
         """Put a running job back into the queue: Slurm ends it and starts it again, with the same id.
 
-        Called from inside the job: the TERM that the requeue brings must not kill the messenger, so scontrol
-        ignores it. Raises UnknownJob, Refused (job not requeueable), Unreachable.
+        Slurm would requeue a cancelled job as well; what somebody has ended is not brought back. Called from
+        inside the job: the TERM that the requeue brings must not kill the messenger, so scontrol ignores it.
+        Raises UnknownJob, Refused (not running, or not requeueable), Unreachable.
         """
-
-        def ignore_term() -> None:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-        self._run(["scontrol", "requeue", job_id], before=ignore_term)
+        row = next(iter(self.live([job_id]).values()), None)
+        if row is None:
+            raise UnknownJob(f"there is no job {job_id}")
+        if row.state != "RUNNING":
+            raise Refused(f"job {job_id} is {row.state}, not RUNNING: it is not requeued")
+        self._run(["scontrol", "requeue", job_id], before=_ignore_term)
 
     # ---- the cluster
 
@@ -228,6 +235,11 @@ class SlurmClient:
         if check and done.returncode != 0:
             raise _failure(command, said, done.returncode)
         return said if merge else done.stdout
+
+
+def _ignore_term() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
 def _user() -> str:

@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import submitit
 from submitit.slurm import slurm as submitit_slurm
@@ -21,7 +21,9 @@ from latentctl.launch.slurm_client import SlurmClient
 from latentctl.launch.timing import lead
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
-from latentctl.spec.cluster import ClusterProfile
+
+if TYPE_CHECKING:
+    from latentctl.spec.cluster import ClusterProfile
 
 KEPT = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LD_LIBRARY_PATH", "LANG", "LANGUAGE", "TZ", "SLURM_CONF")
 KEPT_PREFIXES = (

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from latentctl.errors import Exit, Problem, UserError
+from latentctl.launch.protocol import Handle
 from latentctl.launch.slurm_parse import words
 from latentctl.plan.facts import ClusterFacts, Partition
 from latentctl.record.plan import JobPlan
@@ -35,7 +36,7 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
 
 NEVER: dict[str, tuple[str, str]] = {
     "PartitionTimeLimit": ("time", "asks for more time than the partition allows"),
-    "PartitionConfig": ("resources", "asks for more than the partition's nodes have"),
+    "PartitionConfig": ("resources", "asks for more time or larger nodes than the partition has"),
     "PartitionNodeLimit": ("nodes", "asks for more nodes than the partition allows"),
     "PartitionDown": ("partition", "waits in a partition that is down"),
     "PartitionInactive": ("partition", "waits in a partition that is inactive"),
@@ -77,20 +78,19 @@ def field_of(said: str) -> str | None:
     return next((f for pattern, f in _REFUSALS if re.search(pattern, said, re.IGNORECASE)), None)
 
 
-def never_runs(reason: str | None, *, job: str, job_id: str) -> Problem | None:
+def never_runs(reason: str | None, handle: Handle, *, allowed: str | None = None) -> Problem | None:
     """What keeps an accepted job from ever starting; None where it may yet run."""
-    if not reason:
-        return None
-    key = reason.split(",")[0].strip()
-    if re.search(r"account not permitted", reason, re.IGNORECASE):
+    key = (reason or "").split(",")[0].strip()
+    if re.search(r"account not permitted", reason or "", re.IGNORECASE):
         key = "AccountNotAllowed"
     if key not in NEVER:
         return None
     field, text = NEVER[key]
+    hint = f"it stays pending until that changes; stop it with: scancel {handle.id}"
     return Problem(
-        f"job {job!r} ({job_id}) was accepted but {text}: {reason}",
+        f"job {handle.job!r} ({handle.id}) was accepted but {text}: {reason}",
         key=field,
-        hint=f"it stays pending until that changes; stop it with: scancel {job_id}",
+        hint=f"{allowed}; {hint}" if allowed else hint,
     )
 
 
@@ -124,9 +124,15 @@ def allowed(field: str | None, profile: ClusterProfile, facts: ClusterFacts) -> 
         return "; ".join(parts) or None
     if field == "qos" and facts.qos:
         return "your qos: " + ", ".join(facts.qos)
-    if partition is not None and field in ("time", "mem", "cpus", "nodes", "gpus", "resources"):
-        return f"partition {partition.name} has {describe(partition)}"
+    if field in ("time", "mem", "cpus", "nodes", "gpus", "resources"):
+        return limits(profile, facts)
     return None
+
+
+def limits(profile: ClusterProfile, facts: ClusterFacts) -> str | None:
+    """What the profile's partition has, in words."""
+    partition = facts.partition(profile.partition)
+    return None if partition is None else f"partition {partition.name} has {describe(partition)}"
 
 
 def describe(partition: Partition) -> str:

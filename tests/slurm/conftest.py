@@ -187,11 +187,11 @@ def make_run(devbox: box.Status) -> Iterator[Callable[..., Run]]:
 
 
 @pytest.fixture
-def queue() -> Callable[[], list[str]]:
-    """Names of the jobs that Slurm holds as pending or running."""
+def queue() -> Callable[[Run], list[str]]:
+    """Names of a run's jobs that Slurm holds as pending or running."""
 
-    def names() -> list[str]:
+    def names(run: Run) -> list[str]:
         done = subprocess.run(["squeue", "-h", "-o", "%j"], capture_output=True, text=True, check=True)
-        return done.stdout.split()
+        return [name for name in done.stdout.split() if name.startswith(f"{run.paths.id}/")]
 
     return names

@@ -86,5 +86,5 @@ elif do == "checkpoint":
         finish()
     (here / f"waiting-{rank}").touch()
     wait()
-    saved.write_text(f"attempt {attempt} by {','.join(stop)}")
+    saved.write_text(f"attempt {attempt} by {','.join(dict.fromkeys(stop))}")
     sys.exit(85)

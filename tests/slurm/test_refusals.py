@@ -51,7 +51,7 @@ def test_one_error_names_the_field_and_what_is_allowed(make_run, queue, changes,
     assert hint in (problem.hint or "")
     assert "Traceback" not in str(caught.value)
     assert "\n" not in problem.message
-    assert queue() == []
+    assert queue(run) == []
     assert run.state() == "planned"
 
 
@@ -61,7 +61,7 @@ def test_a_refused_second_job_takes_the_first_one_back(make_run, queue):
     with pytest.raises(UserError) as caught:
         run.submit()
     assert "'eval'" in str(caught.value)
-    run.wait(lambda: queue() == [], what="the empty queue")
+    run.wait(lambda: queue(run) == [], what="the empty queue")
     assert (run.state("train"), run.state("eval")) == ("cancelled", "planned")
     (submitted,) = [e for e in read(run.paths.journal) if e["event"] == "submitted"]
     assert submitted["job"] == "train"
@@ -72,7 +72,7 @@ def test_flags_that_latentctl_sets_are_refused_before_anything_is_submitted(make
     with pytest.raises(UserError, match="set by latentctl") as caught:
         run.submit()
     assert caught.value.code == Exit.USAGE
-    assert queue() == []
+    assert queue(run) == []
     assert list(read(run.paths.journal)) == []
 
 
