@@ -13,7 +13,7 @@ class RowError(Exception):
 
 
 def text(row: Mapping[str, Any], key: str, *, empty: bool = False) -> str:
-    """A text field. Numbers are not texts: a question `5` is a mistake in the file or in the field mapping."""
+    """A text field. A number is no text: a question `5` is a mistake in the file or the field mapping."""
     value = need(row, key)
     if not isinstance(value, str):
         raise RowError(f"the field {key!r} must be a text, this is {kind(value)}")

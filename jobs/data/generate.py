@@ -24,7 +24,7 @@ def bucket(key: str) -> int:
 
 
 def stream(entry: Generator, split: str, options: object, seed: int) -> Iterator[Example]:
-    """Distinct problems without end, the same on every machine. Raises JobUserError when there are no more."""
+    """Distinct problems, the same on every machine. Raises JobUserError when there are no more."""
     if split not in SPLITS:
         raise JobUserError(f"{entry.name} has no split {split!r}", hint=f"splits: {', '.join(SPLITS)}")
     mine = SPLITS[split]

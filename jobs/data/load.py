@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -61,8 +61,39 @@ def load(
         name = entry.name or place.name
         examples, bad = _collect(entry, place, f"{name}-{split}", options, skip=spec.on_bad_row == "skip")
         entry = replace(entry, name=name)
-    return Loaded(
-        entry.name, split, source, _slice(spec, examples), len(examples), entry.grader, entry.instruction, bad
+    chosen = _slice(spec, examples)
+    if isinstance(entry, Files) and entry.complete is not None:
+        chosen = _completed(chosen, entry.complete, options, bad, source, skip=spec.on_bad_row == "skip")
+    return Loaded(entry.name, split, source, chosen, len(examples), entry.grader, entry.instruction, bad)
+
+
+def _completed(
+    examples: list[Example],
+    complete: Callable[[Example, Any], Example],
+    options: Any,
+    bad: list[BadRow],
+    source: str,
+    *,
+    skip: bool,
+) -> list[Example]:
+    out: list[Example] = []
+    for example in examples:
+        try:
+            out.append(complete(example, options))
+        except RowError as error:
+            found = BadRow(source, None, f"row {example.id}: {error}")
+            if not skip:
+                raise _refused(found) from error
+            bad.append(found)
+    if not out:
+        raise JobUserError(f"no row could be used; the first: {bad[0].reason}", where=source)
+    return out
+
+
+def _refused(bad: BadRow) -> JobUserError:
+    where = bad.file if bad.line is None else f"{bad.file}:{bad.line}"
+    return JobUserError(
+        bad.reason, hint="`on_bad_row: skip` leaves bad rows out and counts them", where=where
     )
 
 
@@ -117,8 +148,7 @@ def _collect(
         elif skip:
             bad.append(found)
         else:
-            where = found.file if found.line is None else f"{found.file}:{found.line}"
-            raise JobUserError(found.reason, hint="`on_bad_row: skip` leaves bad rows out", where=where)
+            raise _refused(found)
     if not examples:
         first = f"; the first: line {bad[0].line}: {bad[0].reason}" if bad else ""
         raise JobUserError(f"no row could be used ({len(bad)} bad rows{first})", where=str(place))
@@ -127,7 +157,7 @@ def _collect(
 
 def _rows(place: Place) -> Iterator[Row | BadRow]:
     if place.hub:
-        yield from hub_rows(*place.hub)
+        yield from hub_rows(*place.hub, looked=place.looked)
     for file in place.files:
         yield from read_rows(file)
 

@@ -22,6 +22,8 @@ class Place:
 
     files: tuple[Path, ...] = ()
     hub: tuple[str, str | None, str] | None = None
+    looked: tuple[str, ...] = ()
+    """Folders that did not have it."""
 
     @property
     def name(self) -> str:
@@ -38,7 +40,10 @@ class Place:
 
 
 def locate(entry: Files | None, path: str | None, split: str, data_dir: str | None) -> Place:
-    """Find the files of one split. Raises JobUserError that says where it looked and how to point at a file."""
+    """Find the files of one split.
+
+    Raises JobUserError that says where it looked and how to point at a file.
+    """
     if path is not None:
         return _given(entry, path, split)
     assert entry is not None
@@ -56,15 +61,10 @@ def locate(entry: Files | None, path: str | None, split: str, data_dir: str | No
             if folder.is_dir() and (files := in_folder(folder, entry, split)):
                 return Place(files)
     if split in entry.hub:
-        return Place(hub=entry.hub[split])
-    raise not_found(entry, split, looked)
-
-
-def not_found(entry: Files, split: str, looked: list[str], reason: str = "") -> JobUserError:
-    """The error that says where a named dataset was looked for."""
+        return Place(hub=entry.hub[split], looked=tuple(looked))
     where = f"looked in {', '.join(looked)}" if looked else f"neither data_dir nor {ENV} is set"
-    return JobUserError(
-        f"the {split} split of {entry.name} is not here ({where}){reason}",
+    raise JobUserError(
+        f"the {split} split of {entry.name} is not here ({where})",
         hint=f"point at a file: dataset: {{name: {entry.name}, path: FILE}}; "
         f"or put it into <data_dir>/{entry.name}/ or ${ENV}/{entry.name}/",
     )

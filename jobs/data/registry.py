@@ -62,6 +62,8 @@ class Files(Entry):
     files: Mapping[str, tuple[str | tuple[str, ...], ...]] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
     hub: Mapping[str, tuple[str, str | None, str]] = field(default_factory=dict)
+    complete: Callable[[Example, Any], Example] | None = None
+    """Costly work on an example that was chosen (after slicing); raises RowError."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,15 @@ _loaded = False
 def register(entry: Entry) -> Entry:
     """Make a dataset known. A plugin may not take a name that another dataset has."""
     other = _TABLE.get(entry.name)
-    if other is not None and other != entry:
+    if other is not None and _home(other) != _home(entry):
         raise JobUserError(f"there is already a dataset {entry.name!r}", hint="give yours another name")
     _TABLE[entry.name] = entry
     return entry
+
+
+def _home(entry: Entry) -> Any:
+    """Where an entry was written: a plugin that is imported twice may register its own again."""
+    return entry.make.__code__.co_filename if isinstance(entry, Own) else entry
 
 
 def dataset(

@@ -14,7 +14,7 @@ Target = Literal["cot", "answer"]
 SYSTEM_PROMPTS = {
     "none": "",
     "general": "You are a helpful assistant.",
-    "reasoning": "You solve problems. First think a problem through step by step, then give the final answer.",
+    "reasoning": "You solve problems. Think step by step first, then give the final answer.",
 }
 """What the names in `prompt.system` stand for; any other text is a system prompt itself."""
 

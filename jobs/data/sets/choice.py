@@ -107,7 +107,7 @@ register(
         grader="choice",
         instruction=_INSTRUCTION,
         forms=(
-            Form(("question", "answerKey"), _arc_file, "AI2's: question with stem and choices, answerKey"),
+            Form(("question", "answerKey"), _arc_file, "AI2's: question, choices, answerKey"),
             Form(("instruction", "answer"), _adapters, "LLM-Adapters': instruction, input, output, answer"),
         ),
         files={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -21,7 +22,7 @@ class Options(Spec):
     """Settings of `countdown`."""
 
     solve: bool = Field(default=False)
-    """Find a solution of rows that come without one (to train on them): some milliseconds a row."""
+    """Find a solution of rows that come without one (to train on them): about a millisecond a row."""
 
 
 def countdown(nums: Sequence[int], target: int, expression: str | None, id: str = "", **meta: Any) -> Example:
@@ -53,10 +54,19 @@ def _numbers(row: Mapping[str, Any], key: str) -> list[int]:
     return numbers
 
 
-def _solution(row: Mapping[str, Any], key: str, nums: list[int], target: int, options: Options) -> str | None:
-    if isinstance(row.get(key), str) and row[key].strip():
-        return outer_free(text(row, key).strip())
-    return solve(nums, target) if options.solve else None
+def _solution(row: Mapping[str, Any], key: str) -> str | None:
+    given = isinstance(row.get(key), str) and row[key].strip()
+    return outer_free(text(row, key).strip()) if given else None
+
+
+def _complete(example: Example, options: Options) -> Example:
+    if example.answer or not options.solve:
+        return example
+    nums, target = example.meta["nums"], example.meta["target"]
+    found = solve(nums, target)
+    if found is None:
+        raise RowError(f"there is no solution: {target} cannot be made of {nums}")
+    return replace(countdown(nums, target, found, example.id), meta=example.meta)
 
 
 def outer_free(expression: str) -> str:
@@ -74,18 +84,18 @@ def outer_free(expression: str) -> str:
 def _plain(row: Mapping[str, Any], options: Options) -> Example:
     nums, target = _numbers(row, "nums"), whole(row, "target")
     id = scalar(row, "id") if "id" in row else ""
-    return countdown(nums, target, _solution(row, "answer", nums, target, options), id)
+    return countdown(nums, target, _solution(row, "answer"), id)
 
 
 def _solved(row: Mapping[str, Any], options: Options) -> Example:
     nums, target = _numbers(row, "numbers"), whole(row, "target")
     id = scalar(row, "id") if "id" in row else ""
-    return countdown(nums, target, _solution(row, "gold_expr", nums, target, options), id)
+    return countdown(nums, target, _solution(row, "gold_expr"), id)
 
 
 def _pairs(row: Mapping[str, Any], options: Options) -> Example:
     nums, target = _numbers(row, "input"), whole(row, "output")
-    return countdown(nums, target, solve(nums, target) if options.solve else None)
+    return countdown(nums, target, None)
 
 
 register(
@@ -106,5 +116,6 @@ register(
             "test": ("test", "test_with_solver_answers", "raw_test"),
         },
         hub={"train": ("Jiayi-Pan/Countdown-Tasks-3to4", None, "train")},
+        complete=_complete,
     )
 )
