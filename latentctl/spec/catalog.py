@@ -122,15 +122,18 @@ def hint_for_key(
 
 def _bounds(metadata: typing.Iterable[Any]) -> str:
     low = high = ""
-    for item in metadata:
+    given = [
+        inner for item in metadata for inner in (item.metadata if isinstance(item, FieldInfo) else [item])
+    ]
+    for item in given:
         for cls, attribute, word in ((at.Ge, "ge", "from"), (at.Gt, "gt", "above")):
             if isinstance(item, cls):
                 low = f"{word} {getattr(item, attribute):,}"
         for cls, attribute, word in ((at.Le, "le", "to"), (at.Lt, "lt", "below")):
             if isinstance(item, cls):
                 high = f"{word} {getattr(item, attribute):,}"
-    if low.startswith("from") and high.startswith("to"):
-        return f" {low} {high}"
+    if low.startswith("from") and high:
+        return f" {low} {high if high.startswith('to') else 'to ' + high}"
     if low.startswith("from") and not high:
         return f" of at least {low[5:]}"
     if high.startswith("to"):

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from latentctl.errors import Problem
 from latentctl.spec import catalog
 from latentctl.spec.base import Spec
+from latentctl.spec.short_forms import SHORT_FORMS
 from latentctl.spec.yaml_marks import Mark, Node
 
 Found = tuple[Mark, Problem]
@@ -92,6 +93,7 @@ def explain(
 ) -> list[Found]:
     """The problems of one validation, each placed at the key or value that is wrong."""
     located = [_locate(e, root) for e in error.errors(include_url=False)]
+    located = [i for i in located if i.error["type"] != "missing" or i.rest]
     if leaves_only:
         located = [i for i in located if i.error["type"] != "missing" and not i.node.is_map]
     return [_problem(item, models) for item in _choose(located)]
@@ -104,8 +106,7 @@ def _key(node: Node, *more: str) -> str:
 def _problem(item: _Located, models: list[type[Spec]]) -> Found:
     kind, node = item.error["type"], item.node
     if kind == "missing":
-        absent = str(item.rest[-1]) if item.rest else "a value"
-        return node.mark, Problem("missing", str(node.mark), _key(node, absent))
+        return node.mark, Problem("missing", str(node.mark), _key(node, str(item.rest[-1])))
     if kind == "extra_forbidden":
         return node.key, Problem("unknown key", str(node.key), _key(node))
     if kind == "value_error":
@@ -134,10 +135,10 @@ def _wrong(kind: str, item: _Located, value: Any, info: Any) -> str:
         )
     if kind == "string_too_short":
         return "an empty text is not allowed"
-    if info is not None and not in_list:
-        return f"{shown(value)}: expected {catalog.expected(info.annotation, info.metadata)}"
     if info is not None:
-        return f"{shown(value)}: wrong in {catalog.expected(info.annotation, info.metadata)}"
+        short = {"last": "a whole number or "}.get(SHORT_FORMS.get(item.keys, ""), "a text or ")
+        words = (short if item.keys in SHORT_FORMS else "") + catalog.expected(info.annotation, info.metadata)
+        return f"{shown(value)}: {'wrong in' if in_list else 'expected'} {words}"
     return f"{shown(value)}: {item.error['msg'][:1].lower()}{item.error['msg'][1:]}"
 
 

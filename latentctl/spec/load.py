@@ -89,7 +89,7 @@ def _points(root: Node, sets: Sequence[str], grid: Sequence[str], default_name: 
     combos = sweep.combinations(root, top, overrides, axes, found) if top else []
     if found or top is None:
         # Whatever else is wrong is told in the same breath.
-        raise user_error([*found, *_stage_problems(root, default_name)], stages.names(root))
+        raise user_error([*found, *_stage_problems(root, default_name)], stages.by_index(root))
     return _all_points(root, top, overrides, combos, default_name)
 
 
@@ -122,5 +122,5 @@ def _all_points(
         if len(found) > MAX_PROBLEMS:
             break
     if found:
-        raise user_error(found, stages.names(root))
+        raise user_error(found, stages.by_index(root))
     return points

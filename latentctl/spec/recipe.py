@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from latentctl.spec.base import SCHEMA_VERSION, Spec
 from latentctl.spec.experiment import RUN_NAME, SweepSpec, WandbSpec
@@ -41,6 +41,12 @@ class RecipeTop(Spec):
     """Python files with own datasets, graders, methods; imported when the recipe is read."""
     wandb: WandbSpec | None = None
     """Weights & Biases; off if unsaid."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> RecipeTop:
+        if self.seed is not None and self.seeds is not None:
+            raise ValueError("give seed or seeds, not both")
+        return self
 
 
 STAGES = "stages"

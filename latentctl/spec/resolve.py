@@ -47,6 +47,8 @@ def resolve(
 ) -> Point:
     """One experiment from a normalised tree; `top.name` is said. Raises Invalid with all that is wrong with
     its stages, or with `options` that reach none of them."""
+    if not stages.written(root):
+        raise Invalid([])  # `stages` itself is wrong, which was said before
     drafts, found = stages.drafts(root)
     complete = len(drafts) == len(stages.written(root))
     sources, new = links.link(drafts) if complete else (["model"] * len(drafts), [])

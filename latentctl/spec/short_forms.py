@@ -14,8 +14,9 @@ SHORT_FORMS = {("model",): "path", ("dataset",): "name", ("validation",): "name"
 def long_form(node: Node, path: tuple[str, ...]) -> Node:
     """`dataset: gsm8k` as `{name: gsm8k}`; anything else as it is. `path` is relative to the stage."""
     key = SHORT_FORMS.get(path)
-    if key is None or node.is_map or isinstance(node.value, list) or node.value is None:
+    wanted = int if key == "last" else str
+    if key is None or not isinstance(node.value, wanted) or isinstance(node.value, bool):
         return node
-    if key == "name" and isinstance(node.value, str) and is_path(node.value):
+    if key == "name" and is_path(str(node.value)):
         key = "path"
     return replace(node, value={key: replace(node, path=(*node.path, key))})

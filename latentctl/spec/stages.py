@@ -64,7 +64,7 @@ def normalise(root: Node) -> tuple[Node, list[Found]]:
         problems.append(
             (stages.mark, Problem(message, str(stages.mark), STAGES, "write - method: sft under it"))
         )
-        return root.without(STAGES), problems
+        return root.with_child(STAGES, replace(stages, value=[])), problems
     items: list[Node] = []
     for i, stage in enumerate(stages.value):
         if isinstance(stage.value, str):
@@ -111,6 +111,11 @@ def names(root: Node) -> list[str]:
             taken.add(name)
         result.append(name)
     return result
+
+
+def by_index(root: Node) -> dict[str, str]:
+    """Index in the file, as it stands in paths -> the stage's name."""
+    return {own.path[-1]: name for own, name in zip(written(root), names(root), strict=True) if own.path}
 
 
 def defaults(root: Node) -> Node:
