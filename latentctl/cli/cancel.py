@@ -17,7 +17,9 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def cancel(
-    runs: Annotated[list[str], typer.Argument(help="Runs or sweeps; a prefix or @last will do.", show_default=False)],
+    runs: Annotated[
+        list[str], typer.Argument(help="Runs or sweeps; a prefix or @last will do.", show_default=False)
+    ],
     runs_dir: output.RunsDir = None,
     as_json: output.Json = False,
 ) -> None:
@@ -40,11 +42,14 @@ def cancel(
         output.print_json("cancelled", {"runs": rows})
     hit = [r["run"] for r in rows if r["cancelled"]]
     if hit:
-        output.next_commands([(f"latentctl retry {hit[0]}", "resume it"), (f"latentctl show {hit[0]}", "what it did")])
+        output.next_commands(
+            [(f"latentctl retry {hit[0]}", "resume it"), (f"latentctl show {hit[0]}", "what it did")]
+        )
 
 
 def _cancel(view: RunView) -> list[str]:
-    """The jobs that this stopped. Jobs that never got to the scheduler are struck from the plan in the journal."""
+    """The jobs that this stopped. Jobs that never got to the scheduler are struck from the plan in the
+    journal."""
     live = [j for j in view.jobs if j.state in ("planned", "submitted", "pending", "running", "unknown")]
     handles = [h for h in map(handle_of, live) if h is not None]
     if handles:

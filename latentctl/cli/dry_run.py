@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def show(recipe: LoadedRecipe, profile: ClusterProfile, runs_dir: Path, *, as_json: bool) -> None:
-    """The plan of the recipe; of a sweep the first point's in full, the others counted. All points are planned, so
-    that a refusal of any is told."""
+    """The plan of the recipe; of a sweep the first point's in full, the others counted. All points are
+    planned, so that a refusal of any is told."""
     executor = executor_for(profile)
     rows: list[dict[str, Any]] = []
     texts: list[str] = []
@@ -46,7 +46,8 @@ def show(recipe: LoadedRecipe, profile: ClusterProfile, runs_dir: Path, *, as_js
             }
         )
         if i == 0:
-            texts.append(dry_run(run, plan, reads, previews))
+            sources = {s.name: s.from_ or "model" for s in point.experiment.stages}
+            texts.append(dry_run(run, plan, sources, previews))
     if as_json:
         output.print_json("plan", {"cluster": profile.name, "runs": rows})
     else:

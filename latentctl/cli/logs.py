@@ -27,12 +27,18 @@ STATE_EVERY_S = 5.0
 @app.command()
 def logs(
     run: Annotated[str, typer.Argument(help="A run; a prefix or @last will do.", show_default=False)],
-    job: Annotated[str | None, typer.Option("--job", help="Job or stage; the one that runs or failed if unsaid.")] = None,
+    job: Annotated[
+        str | None, typer.Option("--job", help="Job or stage; the one that runs or failed if unsaid.")
+    ] = None,
     rank: Annotated[str, typer.Option("--rank", help="A rank's number, or all.")] = "0",
-    attempt: Annotated[int | None, typer.Option("--attempt", min=1, help="One attempt; all if unsaid.")] = None,
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", min=1, help="One attempt; all if unsaid.")
+    ] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the job has ended.")] = False,
     stderr: Annotated[bool, typer.Option("--stderr", help="Only what went to stderr.")] = False,
-    tail: Annotated[int | None, typer.Option("--tail", min=0, help="Only the last N lines of each file.")] = None,
+    tail: Annotated[
+        int | None, typer.Option("--tail", min=0, help="Only the last N lines of each file.")
+    ] = None,
     runs_dir: output.RunsDir = None,
     as_json: output.Json = False,
 ) -> None:
@@ -54,12 +60,13 @@ def logs(
     if as_json:
         rows = [{**vars(f), "path": str(f.path), "lines": last_lines(f.path, tail or 1000)} for f in files()]
         scheduler = [str(p) for p in executor_of(view.plan).scheduler_logs(view.run, plan)]
-        output.print_json("logs", {"run": view.run.id, "job": plan.name, "files": rows, "scheduler": scheduler})
+        output.print_json(
+            "logs", {"run": view.run.id, "job": plan.name, "files": rows, "scheduler": scheduler}
+        )
     elif follow:
         _follow(view.run, plan, files, tail)
     else:
         _print(view, plan, files(), tail)
-
 
 
 def _job(view: RunView, name: str | None) -> JobPlan:
@@ -71,7 +78,10 @@ def _job(view: RunView, name: str | None) -> JobPlan:
             return plan
     names = ", ".join(j.name for j in view.plan.jobs)
     raise UserError(
-        f"{view.run.id} has no job or stage {name!r}", hint=f"jobs: {names}", code=Exit.NOT_FOUND, kind="not_found"
+        f"{view.run.id} has no job or stage {name!r}",
+        hint=f"jobs: {names}",
+        code=Exit.NOT_FOUND,
+        kind="not_found",
     )
 
 
@@ -139,6 +149,7 @@ def _follow(run: RunPaths, plan: JobPlan, files: Callable[[], list[LogFile]], ta
     """Print new lines until the job has ended, attempts to come included."""
     tails: dict[Path, Tail] = {}
     asked = 0.0
+    state = ""
     done = False
     many = plan.world_size > 1
     while True:

@@ -15,14 +15,18 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def retry(
-    runs: Annotated[list[str], typer.Argument(help="Runs or sweeps; a prefix or @last will do.", show_default=False)],
+    runs: Annotated[
+        list[str], typer.Argument(help="Runs or sweeps; a prefix or @last will do.", show_default=False)
+    ],
     wait: Annotated[bool, typer.Option("--wait", help="Follow until it ends; Ctrl-C lets it go on.")] = False,
     runs_dir: output.RunsDir = None,
     as_json: output.Json = False,
 ) -> None:
-    """Resume a failed, cancelled or lost run from its checkpoints: a new attempt of each job that has not succeeded.
+    """Resume a failed, cancelled or lost run from its checkpoints: a new attempt of each job that has not
+    succeeded.
 
-    The run's own spec and code are used, whatever the checkout holds now. Example: latentctl retry @last --wait
+    The run's own spec and code are used, whatever the checkout holds now. Example: latentctl retry @last
+    --wait
     """
     from latentctl.launch.again import resubmit, retryable
     from latentctl.launch.observe import observe

@@ -30,7 +30,9 @@ NEWEST = 15
 def status(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Runs or sweeps; a prefix or @last will do. The newest if unsaid.", show_default=False),
+        typer.Argument(
+            help="Runs or sweeps; a prefix or @last will do. The newest if unsaid.", show_default=False
+        ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything has ended.")] = False,
     every: Annotated[float, typer.Option("--every", min=0.5, help="Seconds between refreshes.")] = 5.0,
@@ -78,7 +80,8 @@ def _show(
     if as_json:
         rows = [{**v.dump(), **sweeps.get(v.run.id, {"sweep": None, "varies": {}})} for v in seen.views]
         output.print_json(
-            "status", {"runs": rows, "damaged": seen.damaged, "unanswered": seen.unanswered, "not_shown": left_out}
+            "status",
+            {"runs": rows, "damaged": seen.damaged, "unanswered": seen.unanswered, "not_shown": left_out},
         )
         return
     terminal = sys.stdout.isatty()

@@ -24,12 +24,15 @@ def retryable(view: RunView) -> Problem | None:
     doubtful = next((j for j in view.jobs if j.state == "unknown"), None)
     if doubtful is not None:
         hint = f"look at `latentctl show {name}`; `latentctl cancel {name}` makes sure that nothing runs"
-        return Problem(f"{name}: whether job {doubtful.name} still runs is not known: {doubtful.why}", hint=hint)
+        return Problem(
+            f"{name}: whether job {doubtful.name} still runs is not known: {doubtful.why}", hint=hint
+        )
     return None
 
 
 def resubmit(view: RunView) -> list[str]:
-    """Submit the jobs without a result; returns their names. Nothing of an earlier attempt is left running first.
+    """Submit the jobs without a result; returns their names. Nothing of an earlier attempt is left running
+    first.
 
     Raises UserError where the scheduler refuses; the run is then as it was.
     """

@@ -44,8 +44,8 @@ def handle_of(job: view.JobView) -> Handle | None:
 def observe(runs: Sequence[RunPaths]) -> Observed:
     """Every run's state, with one call of each scheduler for all jobs that it has a say in.
 
-    The scheduler is asked before the files are read for the last time, so that a job that ends in between is seen as
-    ended. Runs removed meanwhile are left out.
+    The scheduler is asked before the files are read for the last time, so that a job that ends in between
+    is seen as ended. Runs removed meanwhile are left out.
     """
     result = Observed()
     first = _load_all(runs, result)

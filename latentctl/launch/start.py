@@ -45,7 +45,8 @@ class Held:
 def held_interrupts() -> Iterator[Held]:
     """Note INT, TERM and HUP instead of stopping at any line; a second INT stops at once all the same.
 
-    So a submission is either whole or taken back. Signals reach the main thread only: elsewhere nothing is held.
+    So a submission is either whole or taken back. Signals reach the main thread only: elsewhere nothing is
+    held.
     """
     held = Held()
     if threading.current_thread() is not threading.main_thread():
@@ -79,8 +80,8 @@ def start(
 ) -> Started:
     """Make the run and submit its jobs. The same thing submitted before is named, not submitted again.
 
-    Raises UserError where the plan, the disk or the scheduler refuses, KeyboardInterrupt where the person did; then
-    nothing is left: no directory, no job.
+    Raises UserError where the plan, the disk or the scheduler refuses, KeyboardInterrupt where the person
+    did; then nothing is left: no directory, no job.
     """
     identity = identity or create.identify(point)
     before = [] if rerun else create.existing(identity, runs_dir)

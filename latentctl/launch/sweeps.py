@@ -50,8 +50,8 @@ class Sweep:
 def start_sweep(recipe: Recipe, profile: ClusterProfile, runs_dir: Path, *, rerun: bool = False) -> Sweep:
     """Submit every point; those that were submitted before are listed, not started again.
 
-    The plan of every point is made before the first is submitted, so that a refusal leaves nothing. Where a later
-    submission fails, what this call started is cancelled and removed.
+    The plan of every point is made before the first is submitted, so that a refusal leaves nothing. Where a
+    later submission fails, what this call started is cancelled and removed.
     """
     from latentctl.plan.build import build_plan
 

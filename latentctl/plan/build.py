@@ -34,8 +34,8 @@ def dependencies(experiment: Experiment) -> dict[str, list[str]]:
 
 
 def _groups(experiment: Experiment, asked: dict[str, Needs]) -> list[list[StageBase]]:
-    """Consecutive stages that run in one process. A stage that reads nothing of the group so far still joins it:
-    the recipe's order is kept."""
+    """Consecutive stages that run in one process. A stage that reads nothing of the group so far still
+    joins it: the recipe's order is kept."""
     groups: list[list[StageBase]] = [[experiment.stages[0]]]
     for before, stage in pairwise(experiment.stages):
         if experiment.jobs == "auto" and asked[before.name] == asked[stage.name]:

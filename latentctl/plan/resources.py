@@ -32,8 +32,8 @@ def role(stage: StageBase) -> str:
 
 
 def interpreter(profile: ClusterProfile, of: str) -> str:
-    """The Python of a role: the profile's, else the one that runs latentctl. Paths are made absolute: jobs run
-    elsewhere."""
+    """The Python of a role: the profile's, else the one that runs latentctl. Paths are made absolute: jobs
+    run elsewhere."""
     given = profile.interpreter.train if of == "train" else profile.interpreter.eval
     if given is None:
         return sys.executable
@@ -65,7 +65,8 @@ def _duration(seconds: int) -> str:
 
 
 def refusals(stage: StageBase, profile: ClusterProfile) -> list[Problem]:
-    """Why this stage cannot run on this cluster; empty if it can. Nothing is queued that could never start."""
+    """Why this stage cannot run on this cluster; empty if it can. Nothing is queued that could never
+    start."""
     asked: ResourcesSpec = stage.resources
     key = f"stages.{stage.name}.resources"
     where = f"cluster {profile.name}"
@@ -78,7 +79,7 @@ def refusals(stage: StageBase, profile: ClusterProfile) -> list[Problem]:
         refuse(
             "nodes",
             f"{asked.nodes} nodes asked, but the local executor has this machine alone",
-            "use `--cluster NAME` of a Slurm profile (`latentctl clusters list`), or more tasks: resources.tasks",
+            "use `--cluster NAME` of a Slurm profile (`latentctl clusters list`), or more resources.tasks",
         )
     elif profile.max_nodes is not None and asked.nodes > profile.max_nodes:
         refuse(

@@ -16,7 +16,8 @@ def canonical(value: Any) -> bytes:
 
 
 def spec_hash(experiment: dict[str, Any]) -> str:
-    """SHA-256 (hex) of `Experiment.dump()`: what spec.json records and what a worker checks before it starts."""
+    """SHA-256 (hex) of `Experiment.dump()`: what spec.json records and what a worker checks before it
+    starts."""
     return hashlib.sha256(canonical(experiment)).hexdigest()
 
 

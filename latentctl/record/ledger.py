@@ -23,7 +23,8 @@ def unfinished(run: RunPaths, plan: Plan) -> list[JobPlan]:
 def coming_attempt(run: RunPaths, job: str, events: Iterable[dict[str, Any]] | None = None) -> int | None:
     """The attempt that events of a submission made now must carry; None for the first submission.
 
-    A resubmission outranks the old end because it carries the number of the attempt to come (see `states.EVENTS`).
+    A resubmission outranks the old end because it carries the number of the attempt to come (see
+    `states.EVENTS`).
     """
     state, last, _ = states.fold(read(run.journal) if events is None else events, job)
     on_disk = max((a.number for a in run.job(job).attempts()), default=0)
@@ -33,13 +34,16 @@ def coming_attempt(run: RunPaths, job: str, events: Iterable[dict[str, Any]] | N
 
 
 def submitting(run: RunPaths, journal: Journal, job: str) -> int | None:
-    """Record the intent to submit. Returns the attempt to hand to `submitted` (None: the first submission)."""
+    """Record the intent to submit. Returns the attempt to hand to `submitted` (None: the first
+    submission)."""
     attempt = coming_attempt(run, job)
     journal.append("submitting", job=job, attempt=attempt)
     return attempt
 
 
-def submitted(journal: Journal, job: str, attempt: int | None, *, executor: str, id: str, **data: Any) -> None:
+def submitted(
+    journal: Journal, job: str, attempt: int | None, *, executor: str, id: str, **data: Any
+) -> None:
     """Record that the scheduler accepted a job under `id`."""
     journal.append("submitted", job=job, attempt=attempt, executor=executor, id=id, **data)
 

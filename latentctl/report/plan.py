@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
 from latentctl.report.text import duration
 
 
-def stage_graph(reads: Mapping[str, Sequence[str]], plan: Plan) -> str:
-    """One line per stage: what it reads, and the job that runs it."""
-    width = max(map(len, reads))
+def stage_graph(sources: Mapping[str, str], plan: Plan) -> str:
+    """One line per stage: where it starts, and the job that runs it. `sources`: stage -> its `from`."""
+    width, wide = max(map(len, sources)), max(map(len, sources.values()))
     lines = ["stages:"]
-    for stage, parents in reads.items():
-        source = f"from {', '.join(parents)}" if parents else "from the start"
-        lines.append(f"  {stage:<{width}}  {source:<{width + 5}}  in job {plan.job_of(stage).name}")
+    for stage, source in sources.items():
+        lines.append(f"  {stage:<{width}}  from {source:<{wide}}  in job {plan.job_of(stage).name}")
     return "\n".join(lines)
 
 
@@ -36,16 +35,14 @@ def _count(n: int, word: str) -> str:
     return f"{n} {word if n == 1 else plural}"
 
 
-def dry_run(
-    run: RunPaths, plan: Plan, reads: Mapping[str, Sequence[str]], previews: Mapping[str, str]
-) -> str:
+def dry_run(run: RunPaths, plan: Plan, sources: Mapping[str, str], previews: Mapping[str, str]) -> str:
     """Stage graph, jobs with their resources and exact commands, paths, GPU-hours."""
     hours = sum(j.gpu_hours for j in plan.jobs)
     lines = [
         f"run {run.id} on {plan.cluster['name']} ({plan.cluster['executor']})",
         f"path {run.root}",
         "",
-        stage_graph(reads, plan),
+        stage_graph(sources, plan),
         "",
         f"jobs: {len(plan.jobs)}, {hours:g} GPU-hours asked for at most",
     ]

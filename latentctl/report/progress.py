@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from latentctl.report.text import duration, number
+from latentctl.report.text import duration, number, percent
 from latentctl.runs.view import JobView, RunView
 
 _FIRST = ("accuracy", "reward", "val_accuracy", "loss")
@@ -18,10 +18,21 @@ def metric(beat: dict[str, Any] | None) -> str:
     return f"{name} {number(metrics[name])}" if name is not None and metrics[name] is not None else ""
 
 
+def outcome(job: JobView) -> str:
+    """What a finished job came to: its last accuracy, else its last loss."""
+    stages = ((job.result or {}).get("stages") or {}).values() if job.state == "succeeded" else ()
+    for numbers in reversed([s for s in stages if s]):
+        if numbers.get("accuracy") is not None:
+            return f"accuracy {percent(numbers['accuracy'])} %"
+        if numbers.get("loss") is not None:
+            return f"loss {number(float(numbers['loss']))}"
+    return ""
+
+
 def steps(job: JobView) -> str:
     """`120/700`; empty before the first."""
     beat = job.heartbeat or {}
-    if beat.get("step") is None or job.state == "planned":
+    if beat.get("step") is None or job.state in ("planned", "succeeded"):
         return ""
     total = beat.get("total")
     return f"{beat['step']}/{total}" if total is not None else str(beat["step"])
@@ -58,7 +69,7 @@ def line(job: JobView) -> str:
         steps(job),
         f"{number(float(rate))} {beat.get('unit') or 'step'}/s" if rate and job.state == "running" else "",
         f"{eta(job)} left" if eta(job) else "",
-        metric(beat) if job.state == "running" else "",
+        metric(beat) if job.state == "running" else outcome(job),
         f"attempt {job.attempt}" if job.attempt > 1 else "",
         f"({job.why})" if job.why else "",
     ]

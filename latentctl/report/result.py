@@ -1,4 +1,5 @@
-"""The numbers that count, from result.json files: one run's, or means and intervals over seeds and sweep points."""
+"""The numbers that count, from result.json files: one run's, or means and intervals over seeds and sweep
+points."""
 
 from __future__ import annotations
 
@@ -13,8 +14,11 @@ from latentctl.record.paths import RunPaths
 from latentctl.record.plan import Plan
 from latentctl.report.text import Column, clip, duration, number, percent, table
 
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-        2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
+_T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
 """97.5 % quantile of Student's t with 1..30 degrees of freedom; 1.96 beyond."""
 
 
@@ -116,14 +120,25 @@ def _details(result: StageResult) -> list[str]:
         found.append("stopped by: " + ", ".join(parts))
     if n.get("graded_errors"):
         found.append(f"{n['graded_errors']} answers could not be graded")
-    leak = n.get("leakage")
-    count = leak.get("overlap", leak.get("count")) if isinstance(leak, Mapping) else leak
-    if isinstance(count, int) and count:
-        found.append(f"leakage: {count} of the questions stand in the training data")
+    found += _leakage(n.get("leakage"))
     speed = n.get("problems_per_s")
     if speed:
         found.append(f"{number(1 / speed)} s per problem")
     return [clip(f"  {result.stage}: {text}", 80) for text in found]
+
+
+def _leakage(report: Any) -> list[str]:
+    """Questions that stand in the training data of an earlier stage, and sets that could not be checked."""
+    found = []
+    for part in (report or {}).get("sets", []):
+        exact, near = part.get("exact") or 0, part.get("near") or 0
+        if exact or near:
+            found.append(
+                f"leakage: {exact} questions also stand in the data of {part['stage']}, {near} nearly"
+            )
+        elif part.get("checked") is False:
+            found.append(f"leakage: not checked against the data of {part['stage']}")
+    return found
 
 
 def _trainings(results: Sequence[StageResult]) -> str:
@@ -153,8 +168,8 @@ def _trainings(results: Sequence[StageResult]) -> str:
 
 
 def many_table(runs: Sequence[tuple[RunPaths, Mapping[str, Any]]], *, colour: bool = False) -> str:
-    """Evaluations over the points of a sweep: one row for each combination of what varied except the seed, with mean
-    and 95 % interval over its seeds (of one seed: over its problems)."""
+    """Evaluations over the points of a sweep: one row for each combination of what varied except the seed,
+    with mean and 95 % interval over its seeds (of one seed: over its problems)."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run, varies in runs:
         point = ", ".join(f"{_leaf(k)}={_value(v)}" for k, v in varies.items() if k != "seed") or "all"

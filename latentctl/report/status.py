@@ -68,7 +68,7 @@ def _run(view: RunView, *, jobs: bool) -> list[list[str]]:
 
 
 def _job(job: JobView, indent: str = "") -> list[str]:
-    note = job.why or progress.metric(job.heartbeat)
+    note = job.why or (progress.outcome(job) if job.state == "succeeded" else progress.metric(job.heartbeat))
     if job.state == "failed" and job.failure and job.failure.message:
         note = job.failure.message
     name = progress.stage(job)

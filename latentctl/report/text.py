@@ -1,4 +1,5 @@
-"""Words, numbers and tables for a terminal of 80 columns. Plain text with a little colour; no rich, it starts slowly."""
+"""Words, numbers and tables for a terminal of 80 columns. Plain text with a little colour; no rich, it
+starts slowly."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TextIO
 
 WIDTH = 80
@@ -134,13 +136,14 @@ def _line(row: Sequence[str], head: Sequence[Column], widths: Sequence[int], *, 
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """A curve in one line: means of `width` equal parts; flat where all are equal; empty where there are none."""
+    """A curve in one line: means of `width` equal parts; flat where all are equal; empty where there are
+    none."""
     finite = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
     if not finite:
         return ""
     width = max(1, min(width, len(finite)))
     edges = [round(i * len(finite) / width) for i in range(width + 1)]
-    means = [sum(part) / len(part) for a, b in zip(edges, edges[1:], strict=False) if (part := finite[a:b])]
+    means = [sum(part) / len(part) for a, b in pairwise(edges) if (part := finite[a:b])]
     low, high = min(means), max(means)
     span = high - low
     if span == 0:

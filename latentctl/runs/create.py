@@ -97,9 +97,9 @@ def prepare(
 ) -> Prepared:
     """Make the run directory: built in a folder beside and renamed, so that it appears whole.
 
-    Of two callers with the same thing exactly one gets `created`; the other gets the existing run. With `rerun` each
-    gets a directory of its own: `-r2`, `-r3`. Raises UserError where the plan is refused or the disk refuses; then
-    nothing is left behind.
+    Of two callers with the same thing exactly one gets `created`; the other gets the existing run. With
+    `rerun` each gets a directory of its own: `-r2`, `-r3`. Raises UserError where the plan is refused or
+    the disk refuses; then nothing is left behind.
     """
     identity = identity or identify(point)
     plan = make_plan(identity.run_id, identity.content_hash)

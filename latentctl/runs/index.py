@@ -15,7 +15,8 @@ _SHOWN = 8
 
 
 def all_runs(runs_dir: Path) -> list[RunPaths]:
-    """Every run, newest first. A folder is a run once it has a plan; hidden ones are being built or removed."""
+    """Every run, newest first. A folder is a run once it has a plan; hidden ones are being built or
+    removed."""
     if not runs_dir.is_dir():
         return []
     found: list[tuple[int, str, Path]] = []
@@ -80,7 +81,8 @@ def sweep_points(runs_dir: Path, text: str) -> list[RunPaths] | None:
 
 
 def select(runs_dir: Path, names: list[str]) -> list[RunPaths]:
-    """The runs that the names mean, a sweep's name standing for its points; without doubles, in the order given."""
+    """The runs that the names mean, a sweep's name standing for its points; without doubles, in the order
+    given."""
     found: dict[str, RunPaths] = {}
     for text in names:
         try:

@@ -26,7 +26,11 @@ class LogFile:
 
 
 def rank_logs(
-    job: JobPaths, *, rank: int | None = 0, attempt: int | None = None, streams: tuple[str, ...] = ("out", "err")
+    job: JobPaths,
+    *,
+    rank: int | None = 0,
+    attempt: int | None = None,
+    streams: tuple[str, ...] = ("out", "err"),
 ) -> list[LogFile]:
     """The log files of a job, oldest attempt first, then by rank. `rank` None: all of them."""
     found: list[LogFile] = []
@@ -41,7 +45,8 @@ def rank_logs(
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last `count` lines, read from the end: a log may be large. Bytes that are no UTF-8 become a sign for it."""
+    """The last `count` lines, read from the end: a log may be large. Bytes that are no UTF-8 become a sign
+    for it."""
     if count <= 0:
         return []
     with open(path, "rb") as f:
@@ -52,14 +57,17 @@ def last_lines(path: Path, count: int) -> list[str]:
             at -= step
             f.seek(at)
             data = f.read(step) + data
-    return data.decode("utf-8", "replace").split("\n")[:-1][-count:] if data.endswith(b"\n") else (
-        data.decode("utf-8", "replace").split("\n")[-count:] if data else []
+    return (
+        data.decode("utf-8", "replace").split("\n")[:-1][-count:]
+        if data.endswith(b"\n")
+        else (data.decode("utf-8", "replace").split("\n")[-count:] if data else [])
     )
 
 
 @dataclass
 class Tail:
-    """What a growing file got since the last look. By polling: network file systems tell nobody of changes."""
+    """What a growing file got since the last look. By polling: network file systems tell nobody of
+    changes."""
 
     path: Path
     offset: int = 0

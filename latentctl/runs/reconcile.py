@@ -1,6 +1,7 @@
 """Which state a job is in, judged from all evidence: journal, result, heartbeat, scheduler. Never a guess.
 
-Where the evidence disagrees or is missing the answer is `unknown`, and the evidence is told. Pure: reads nothing.
+Where the evidence disagrees or is missing the answer is `unknown`, and the evidence is told. Pure: reads
+nothing.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _LIVE: dict[str, JobState] = {
 """What a scheduler says of a job that it still has."""
 _OVER: dict[str, JobState] = {
     "CANCELLED": "cancelled", "FAILED": "failed", "TIMEOUT": "failed", "DEADLINE": "failed",
-    "OUT_OF_MEMORY": "failed", "NODE_FAIL": "lost", "BOOT_FAIL": "lost", "PREEMPTED": "lost", "REVOKED": "lost",
-    "LAUNCH_FAILED": "failed", "RECONFIG_FAIL": "lost",
+    "OUT_OF_MEMORY": "failed", "NODE_FAIL": "lost", "BOOT_FAIL": "lost", "PREEMPTED": "lost",
+    "REVOKED": "lost", "LAUNCH_FAILED": "failed", "RECONFIG_FAIL": "lost",
 }  # fmt: skip
-"""What it says of one that it has no more, and that could not say so itself. COMPLETED is not among them: a job has
-succeeded when its result is there."""
+"""What it says of one that it has no more, and that could not say so itself. COMPLETED is not among them: a
+job has succeeded when its result is there."""
 
 
 class FactLike(Protocol):
@@ -58,7 +59,8 @@ class Evidence:
     heartbeat_age: float | None = None
     """Seconds; None: none of this attempt."""
     worker_alive: bool | None = None
-    """Whether the process of the heartbeat lives; None: it runs on another machine, or there is no heartbeat."""
+    """Whether the process of the heartbeat lives; None: it runs on another machine, or there is no
+    heartbeat."""
     fact: FactLike | None = None
     """None: the scheduler was not asked, or did not answer."""
     unanswered: str | None = None

@@ -65,8 +65,8 @@ def git(folder: Path, *args: str) -> str | None:
 
 
 def _ignored(package: Path) -> set[Path]:
-    """Files of a package that its repository ignores. Nothing where the whole package is ignored or not in git, as
-    in the site-packages of a virtual environment inside some repository."""
+    """Files of a package that its repository ignores. Nothing where the whole package is ignored or not in
+    git, as in the site-packages of a virtual environment inside some repository."""
     if not git(package.parent, "ls-files", "--error-unmatch", f"{package.name}/__init__.py"):
         return set()
     listed = git(
@@ -115,7 +115,8 @@ def code_files(plugins: Sequence[str] = ()) -> list[CodeFile]:
 
 
 def content_hash(experiment: dict[str, Any], files: Sequence[CodeFile]) -> str:
-    """SHA-256 (hex) of the spec and the bytes of the code; not of where it runs, nor where the code lies here."""
+    """SHA-256 (hex) of the spec and the bytes of the code; not of where it runs, nor where the code lies
+    here."""
     return hashes.content_hash(experiment, ((f.target, f.digest()) for f in files))
 
 

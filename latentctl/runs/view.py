@@ -1,4 +1,5 @@
-"""A run as it stands, read from its files: light enough for `status`, complete enough for `show`. No pydantic."""
+"""A run as it stands, read from its files: light enough for `status`, complete enough for `show`. No
+pydantic."""
 
 from __future__ import annotations
 
@@ -54,6 +55,8 @@ class JobView:
     handle: dict[str, Any] | None
     """The `submitted` event: executor, id."""
     events: list[dict[str, Any]] = field(repr=False)
+    result: dict[str, Any] | None = field(default=None, repr=False)
+    """result.json, once the job has succeeded."""
     fact: FactLike | None = None
 
     @property
@@ -132,8 +135,8 @@ Facts = Mapping[tuple[str, str, str], FactLike]
 
 
 def load(run: RunPaths, facts: Facts | None = None, unanswered: str | None = None) -> RunView:
-    """Read a run. `facts` are the scheduler's words, asked before this is called: a job that ends in between is then
-    seen as ended. Raises ValueError where a file was damaged."""
+    """Read a run. `facts` are the scheduler's words, asked before this is called: a job that ends in
+    between is then seen as ended. Raises ValueError where a file was damaged."""
     plan = Plan.load(run.plan)
     by_job: dict[str, list[dict[str, Any]]] = {j.name: [] for j in plan.jobs}
     for event in read(run.journal):
@@ -141,8 +144,8 @@ def load(run: RunPaths, facts: Facts | None = None, unanswered: str | None = Non
             by_job[event["job"]].append(event)
     jobs: list[JobView] = []
     for job in plan.jobs:
-        states = {v.name: v.state for v in jobs}
-        parents = {name: states[name] for name in job.after if name in states}
+        states: dict[str, JobState] = {v.name: v.state for v in jobs}
+        parents: dict[str, JobState] = {name: states[name] for name in job.after if name in states}
         jobs.append(_job(run, job, by_job[job.name], facts, unanswered, parents))
     return RunView(run, plan, jobs, run.plan.stat().st_mtime)
 
@@ -188,7 +191,9 @@ def _job(
             parents=parents,
         )
     )
-    return JobView(job, verdict.state, verdict.why, attempt, attempts, heartbeat, handle, events, fact)
+    return JobView(
+        job, verdict.state, verdict.why, attempt, attempts, heartbeat, handle, events, result, fact
+    )
 
 
 def _attempt(paths: JobPaths, number: int) -> AttemptView:
