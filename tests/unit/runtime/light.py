@@ -1,4 +1,4 @@
-"""A method without torch that the tests drive through the real worker: counts steps, checkpoints, fails on demand."""
+"""A method without torch, driven through the real worker: counts, checkpoints, fails on demand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LightSettings(MethodSettings):
     fail_at: int | None = None
     fail_rank: int = 0
     fail: str = "ValueError('boom')"
-    """Evaluated by the test's own method: what to raise."""
+    """Python: what to raise."""
     signal_rank: int | None = None
     """This rank sends itself USR2 at step 2 of attempt 1."""
     collective: bool = False

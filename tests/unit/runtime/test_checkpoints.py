@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,7 @@ def cut_marker(folder: Path) -> None:
     marker.write_bytes(marker.read_bytes()[:20])
 
 
-DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a missing file": (lambda f: (f / "model" / "weights").unlink(), "model/weights is missing"),
     "a truncated file": (lambda f: os.truncate(f / "state", 1), "state has 1 bytes of 7"),
     "a missing folder": (lambda f: shutil.rmtree(f / "model"), "model/weights is missing"),
@@ -189,12 +190,12 @@ def test_publish_replaces_a_folder_whole(stage):
     assert [p.name for p in stage.root.iterdir()] == ["model"]
 
 
-# --- crashes ------------------------------------------------------------------------------------------------------
+# --- crashes ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def quick(tmp_path: Path) -> Iterator[StagePaths]:
-    """A stage in memory where there is such a folder: a kill needs no disk, and thousands of fsyncs take long."""
+    """A stage in memory where possible: a kill needs no disk, and thousands of fsyncs take long."""
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else tmp_path))
     yield JobPaths(folder / "jobs" / "main").stage("sft")

@@ -153,7 +153,7 @@ def test_long_lines_are_cut():
 
 
 def caught(raise_them) -> Failure:
-    with pytest.raises(BaseException) as info:  # noqa: PT011
+    with pytest.raises(BaseException) as info:
         raise_them()
     return classify(info.value)
 

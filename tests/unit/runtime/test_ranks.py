@@ -34,7 +34,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step_and_they_go_on_together
 
 
 def test_the_first_error_is_told_from_its_echo(bench):
-    """Rank 1 fails; rank 0 only sees its connection break. Both leave at once, nobody waits for a time-out."""
+    """Rank 1 fails; rank 0 only sees its connection break. Both leave at once, without a time-out."""
     b = bench([stage(steps=50, pause=0.05, fail_at=5, fail_rank=1, collective=True)], size=2)
     begin = time.monotonic()
     done = b.work()

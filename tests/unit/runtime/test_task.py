@@ -48,8 +48,12 @@ def test_a_users_mistake_comes_back_in_words(tmp_path, verb, capsys):
     code, out = call(tmp_path, "try")
     assert code == 2
     assert out["error"] == {
-        "message": "no such file", "hint": "look twice", "where": "a.jsonl:7", "exit": 2, "class": "user_error",
-    }  # fmt: skip
+        "message": "no such file",
+        "hint": "look twice",
+        "where": "a.jsonl:7",
+        "exit": 2,
+        "class": "user_error",
+    }
     assert capsys.readouterr().err == ""
 
 

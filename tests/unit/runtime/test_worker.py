@@ -85,7 +85,7 @@ def test_a_stop_signal_is_answered_with_a_checkpoint_and_85_and_the_next_attempt
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
 def test_a_signal_that_comes_while_python_starts_kills_nobody(bench, number):
-    """The entry blocks stop signals in its child; the worker must find them pending and stop in good order."""
+    """The entry blocks stop signals in its child; the worker finds them pending and stops in good order."""
     b = bench([stage(steps=500, pause=0.05)])
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
@@ -117,7 +117,7 @@ def test_the_journal_tells_the_stages(bench):
     assert told == [("stage_started", "count"), ("stage_finished", "count")]
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------
 
 
 def refused(b: Bench, **kwargs) -> dict:
@@ -230,7 +230,7 @@ def test_a_left_over_attempt_stops_and_commits_nothing(bench):
     assert read_json(b.job().heartbeat)["attempt"] == 2
 
 
-# --- failures ---------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------
 
 
 def test_a_failing_stage_leaves_its_traceback_and_its_class(bench):
@@ -246,7 +246,8 @@ def test_a_failing_stage_leaves_its_traceback_and_its_class(bench):
 
 
 def test_a_users_mistake_is_one_line_and_a_hint(bench):
-    fail = "__import__('jobs.runtime.errors', fromlist=['x']).JobUserError('no such model', 'look twice', 'a.yaml:3')"
+    error = "__import__('jobs.runtime.errors', fromlist=['x']).JobUserError"
+    fail = f"{error}('no such model', 'look twice', 'a.yaml:3')"
     (done,) = (b := bench([stage(fail_at=1, fail=fail)])).work()
     assert done.code == 2
     assert done.err == "error: a.yaml:3: no such model\nhint: look twice\n"
@@ -263,7 +264,7 @@ def test_results_that_cannot_be_written_do_fail(bench):
 
 
 def test_leftover_helpers_do_not_hold_the_worker(bench):
-    """A thread that never ends, and an exit handler that hangs: what counts is on disk, so the worker leaves."""
+    """An exit handler that hangs: what counts is on disk, so the worker leaves."""
     hang = "[__import__('atexit').register(__import__('time').sleep, 60), KeyError('x')][1]"
     b = bench([stage(fail_at=1, fail=hang)])
     begin = time.monotonic()
@@ -271,7 +272,7 @@ def test_leftover_helpers_do_not_hold_the_worker(bench):
     assert time.monotonic() - begin < 20
 
 
-# --- where weights come from ------------------------------------------------------------------------------------
+# --- where weights come from ------------------------------------------------------------
 
 
 def source_of(b: Bench, name: str = "two") -> str:
