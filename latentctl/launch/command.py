@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from latentctl.launch import container
-from latentctl.launch.processes import JOB_MARK, RUN_MARK
+from latentctl.launch.processes import ENTRY_MARK, JOB_MARK, RUN_MARK
 from latentctl.launch.ranks import Place
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
@@ -41,6 +41,7 @@ def worker_environment(
         MASTER_PORT=str(meeting["master_port"]),
     )
     env[RUN_MARK], env[JOB_MARK] = str(run.root), job.name
+    env.pop(ENTRY_MARK, None)
     if plan.cluster.get("data_dir"):
         env["LATENTCTL_DATA_DIR"] = str(plan.cluster["data_dir"])
     if place.scheduler == "local":

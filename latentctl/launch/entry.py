@@ -1,7 +1,8 @@
-"""What a scheduler starts, once per task: it makes the attempt, runs the worker, and writes down how it ended.
+"""What a scheduler starts, once per task: makes the attempt, runs the worker, writes down how it ended.
 
-Stdlib only, no pydantic, no torch: it runs in the light interpreter of a compute node, from the run's snapshot.
-Rank 0 keeps the books of the attempt; every rank watches its own worker and stops it when another rank failed.
+Stdlib only, no pydantic, no torch: it runs in the light interpreter of a compute node, from the run's
+snapshot. Rank 0 keeps the books of the attempt; every rank watches its own worker and stops it when another
+rank failed.
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ class Signals:
 
 
 def entry(run_dir: str, job: str) -> None:
-    """Run one task of `job`. Returns when the job succeeded; raises JobFailed otherwise; exits with 85 on a requeue."""
+    """Run one task of `job`.
+
+    Returns when the job succeeded; raises JobFailed otherwise; exits with 85 on a requeue.
+    """
     signals = Signals()  # first of all: submitit's own handlers would requeue or ignore
     try:
         Task(RunPaths(Path(run_dir)), job, signals).run()
@@ -112,8 +116,8 @@ class Task:
         code = self.run_paths.code
         here = Path(__file__).parents[2]
         if not (code.is_dir() and here.samefile(code)):
-            return verdict.failed("snapshot", f"the entry was imported from {here}, not from the snapshot {code}",
-                                  hint="PYTHONPATH of the job must begin with the snapshot")  # fmt: skip
+            text = f"the entry was imported from {here}, not from the snapshot {code}"
+            return verdict.failed("snapshot", text, hint="PYTHONPATH of the job must begin with the snapshot")
         if self.place.size != self.job.world_size:
             text = f"{self.place.size} processes were started, the plan says {self.job.world_size}"
             return verdict.failed("world_size", text)
@@ -123,7 +127,7 @@ class Task:
                 return verdict.failed("parent", text, hint=f"`latentctl show {self.run_paths.id}` says why")
         return None
 
-    # -- the attempt -----------------------------------------------------------------------------------------------
+    # -- the attempt -----------------------------------------------------------------------------------------
 
     def _join(self) -> AttemptPaths:
         """Rank 0 makes the attempt, with the address at which the ranks will meet; the others wait for it."""
@@ -136,7 +140,7 @@ class Task:
                 return found
             waited = time.monotonic() - begin
             if waited > self.timing.settle and attempts.has_ended(self.paths, self.place.key):
-                raise JobFailed(f"the attempt of {self.job.name} ended before rank {self.place.rank} could join")
+                raise JobFailed(f"{self.job.name} ended before rank {self.place.rank} could join")
             if waited > self.timing.join:
                 raise JobFailed(f"rank 0 made no attempt of {self.job.name} within {self.timing.join:g} s")
             _require(self.run_paths)
@@ -162,7 +166,7 @@ class Task:
     def _host(self) -> str:
         return os.uname().nodename if self.place.scheduler == "local" else self.place.host
 
-    # -- the worker ------------------------------------------------------------------------------------------------
+    # -- the worker ------------------------------------------------------------------------------------------
 
     def _work(self, attempt: AttemptPaths) -> RankExit:
         """Run the worker to its end. Leaves a failure file where it failed by its own."""
@@ -170,8 +174,9 @@ class Task:
         try:
             worker = WorkerProcess(
                 worker_command(self.run_paths, self.plan, self.job, attempt.number),
-                env=worker_environment(self.run_paths, self.plan, self.job, self.place, try_read_json(attempt.info) or {}), cwd=self.run_paths.root,
-                out=attempt.stdout(rank), err=attempt.stderr(rank),
+                env=worker_environment(self.run_paths, self.plan, self.job, self.place,
+                try_read_json(attempt.info) or {}), cwd=self.run_paths.root, out=attempt.stdout(rank),
+                err=attempt.stderr(rank),
             )  # fmt: skip
         except OSError as error:
             _require(self.run_paths)
@@ -183,13 +188,16 @@ class Task:
             worker.kill()
             code = worker.reap()
         if stopped is None and -code in STOP_SIGNALS and self.signals.names:
-            code = EXIT_REQUEUE  # told to stop before it could listen: nothing is lost, it starts again where it was
+            code = EXIT_REQUEUE  # told to stop before it could listen: nothing is lost
         if stopped is None and code not in (0, EXIT_REQUEUE):
             self._write(lambda: verdict.write_failure(attempt, rank, code))
         return RankExit(rank, code, stopped, self.signals.names)
 
     def _watch(self, attempt: AttemptPaths, worker: WorkerProcess) -> str | None:
-        """Wait for the worker, hand signals on, and see whether it must stop. Returns why it has to be killed."""
+        """Wait for the worker, hand signals on, and see whether it must stop.
+
+        Returns why it has to be killed.
+        """
         told, settled = 0, 0.0
         look = time.monotonic() + self.timing.watch
         while not worker.ended():
@@ -214,11 +222,12 @@ class Task:
 
     def _cannot_start(self, attempt: AttemptPaths, error: OSError) -> None:
         text = f"cannot start the worker with {self.job.interpreter}: {error.strerror}"
-        record = {"class": "start", "message": text, "evidence": [], "rank": self.place.rank, "time": now(),
-                  "primary": True, "hint": f"name a python under interpreter.{self.job.role} of the cluster profile"}  # fmt: skip
-        self._write(lambda: write_json(attempt.failure(self.place.rank), record))
+        hint = f"name a python under interpreter.{self.job.role} of the cluster profile"
+        self._write(
+            lambda: verdict.save_failure(attempt, self.place.rank, kind="start", message=text, hint=hint)
+        )
 
-    # -- the end ---------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def _judge(self, attempt: AttemptPaths, mine: RankExit) -> End:
         exits = self._collect(attempt, mine)
@@ -263,10 +272,14 @@ class Task:
     def _requeue(self, attempt: AttemptPaths) -> None:
         """Ask Slurm for another start; locally the supervisor reads it in end.json. Returns only never."""
         if self.place.scheduler == "slurm":
-            from latentctl.launch.slurm_client import requeue
+            from latentctl.launch.slurm_client import NotRunning, requeue
 
             try:
                 requeue(self.place.job_id)
+            except NotRunning as error:  # cancelled, preempted or requeued meanwhile: that decides
+                end = End("preempted", "preemption", f"checkpointed; {error}")
+                self._record(attempt, end)
+                self._give_up(end)
             except Exception as error:
                 end = verdict.failed("requeue", f"checkpointed, but could not be requeued: {error}")
                 self._record(attempt, end)
@@ -296,7 +309,7 @@ class Task:
         raise JobFailed(text)
 
     def _write(self, write: Any) -> None:
-        """A record that cannot be written (disk full) is said on stderr and does not hide what it was about."""
+        """A record that cannot be written (disk full) is said on stderr; what it was about goes on."""
         _require(self.run_paths)
         try:
             write()
@@ -305,7 +318,7 @@ class Task:
 
 
 def requeues_before(job: Any, number: int) -> int:
-    """Attempts right before `number` that did not end the job: requeued by us, or taken away by the scheduler."""
+    """Attempts right before `number` that did not end the job: requeued by us, or by the scheduler."""
     count = 0
     for paths in reversed(job.attempts()):
         if paths.number >= number:

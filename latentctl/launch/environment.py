@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-from latentctl.launch.processes import JOB_MARK, RUN_MARK
+from latentctl.launch.processes import ENTRY_MARK, JOB_MARK, RUN_MARK
 
 PLAIN = (
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "LD_LIBRARY_PATH",
@@ -21,4 +21,4 @@ def job_environment(pass_env: Iterable[str], env: Mapping[str, str] = os.environ
     names = {*PLAIN, *pass_env}
     kept = {k: v for k, v in env.items() if k in names or k.startswith(PREFIXES)}
     # submitted from inside a job: the new run is not part of that one
-    return {k: v for k, v in kept.items() if k not in (RUN_MARK, JOB_MARK)}
+    return {k: v for k, v in kept.items() if k not in (RUN_MARK, JOB_MARK, ENTRY_MARK)}

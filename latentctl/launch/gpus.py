@@ -15,8 +15,8 @@ NVIDIA_SMI_TIMEOUT_S = 10.0
 def visible(env: Mapping[str, str] = os.environ) -> list[int]:
     """Indices of the GPUs that jobs here may use, in nvidia-smi's order.
 
-    `LATENTCTL_GPUS` (a count, or a list like `0,2`) decides; else CUDA_VISIBLE_DEVICES narrows what the machine has.
-    Raises ValueError where LATENTCTL_GPUS is neither.
+    `LATENTCTL_GPUS` (a count, or a list like `0,2`) decides; else CUDA_VISIBLE_DEVICES narrows what the
+    machine has. Raises ValueError where LATENTCTL_GPUS is neither.
     """
     given = env.get("LATENTCTL_GPUS", "").strip()
     if given:
@@ -42,7 +42,7 @@ def _parse(text: str) -> list[int]:
 
 
 def _nvidia_smi() -> dict[str, int] | None:
-    """Every name of every GPU -> index; None where nvidia-smi is missing, fails or hangs (a broken driver does)."""
+    """Every name of every GPU -> index; None where nvidia-smi is missing, fails, or hangs on a bad driver."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None

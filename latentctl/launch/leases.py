@@ -1,8 +1,8 @@
 """Who may run now on this machine: GPUs and CPU slots, handed out in the order of asking across all runs.
 
-Two queues, GPU jobs and CPU jobs, each strictly first come first served: a large job at the head is not overtaken.
-Everything is a small JSON file in the user's state folder of this machine, changed under one lock; what belongs to
-dead processes is taken back by whoever looks next.
+Two queues, GPU jobs and CPU jobs, each strictly first come first served: a large job at the head is not
+overtaken. Everything is a small JSON file in the user's state folder of this machine, changed under one lock;
+what belongs to dead processes is taken back by whoever looks next.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from latentctl.record.lease import Owner, mutex
 
 
 def state_dir() -> Path:
-    """`$LATENTCTL_STATE_DIR`, else the user's state folder; one folder per machine below, for homes are shared."""
+    """`$LATENTCTL_STATE_DIR`, else the user's state folder; one folder per machine below."""
     given = os.environ.get("LATENTCTL_STATE_DIR")
     base = Path(given) if given else _user_state() / "latentctl"
     return base / socket.gethostname()
@@ -75,7 +75,10 @@ class Machine:
             return ticket
 
     def grant(self, ticket: Ticket, *, max_parallel: int) -> Ticket | None:
-        """The ticket with its GPUs if it is its turn and there is room, else None. CPU jobs share `max_parallel`."""
+        """The ticket with its GPUs if it is its turn and there is room, else None.
+
+        CPU jobs share `max_parallel`.
+        """
         with self._lock():
             tickets = self._living()
             lane = [t for t in tickets if bool(t.want) == bool(ticket.want)]
@@ -106,7 +109,7 @@ class Machine:
             lane = [t for t in self._tickets() if bool(t.want) == bool(ticket.want)]
             return sum(not t.granted and t.number < ticket.number for t in lane)
 
-    def _lock(self):  # noqa: ANN202
+    def _lock(self):
         return mutex(self.folder / "lock")
 
     def _last(self) -> int:

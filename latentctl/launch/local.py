@@ -56,7 +56,10 @@ class LocalExecutor:
         return " ".join([*words, shlex.join(worker_command(run, plan, job, "ATTEMPT"))])
 
     def submit(self, run: RunPaths, plan: Plan) -> list[Handle]:
-        """Start the supervisor for all jobs without a result. A run that is being supervised is left as it is."""
+        """Start the supervisor for all jobs without a result.
+
+        A run that is being supervised is left as it is.
+        """
         jobs = ledger.unfinished(run, plan)
         self._refuse(jobs)
         holder = holder_of(run.supervisor_lease)
@@ -83,11 +86,12 @@ class LocalExecutor:
         if want > len(here):
             raise UserError(
                 f"{want} GPUs asked, this machine has {len(here) or 'none'}",
-                key="resources.gpus", hint="--set resources.gpus=0 trains on CPU; --cluster NAME goes elsewhere",
-            )  # fmt: skip
+                key="resources.gpus",
+                hint="--set resources.gpus=0 trains on CPU; --cluster NAME goes elsewhere",
+            )
 
     def _start(self, run: RunPaths) -> Owner:
-        """Start a supervisor that outlives this process and its terminal; returns once it holds the run's lease."""
+        """Start a supervisor that outlives this process and its terminal; return once it holds the lease."""
         run.supervisor_log.parent.mkdir(parents=True, exist_ok=True)
         env = {**job_environment(self.profile.pass_env), "PYTHONPATH": str(run.code), "PYTHONSAFEPATH": "1"}
         with open(run.supervisor_log, "ab") as log:
@@ -126,8 +130,12 @@ class LocalExecutor:
         """
         holder = holder_of(run.supervisor_lease)
         if holder is not None and holder.alive() is None:
-            raise UserError(f"{run.id} runs on {holder.host}", hint=f"cancel it there, not on {socket.gethostname()}",
-                            code=Exit.CLUSTER, kind="cluster")  # fmt: skip
+            raise UserError(
+                f"{run.id} runs on {holder.host}",
+                hint=f"cancel it there, not on {socket.gethostname()}",
+                code=Exit.CLUSTER,
+                kind="cluster",
+            )
         if holder is not None:
             send(Process(holder.pid, 0, 0, holder.start), signal.SIGKILL)
         left = end_all(lambda: of_run(run.root), grace=0)

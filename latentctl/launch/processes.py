@@ -1,4 +1,4 @@
-"""Processes of this machine, found through /proc, and how to end all of a run without hitting anybody else."""
+"""Processes of this machine, found through /proc, and how to end those of a run and nobody else's."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 RUN_MARK = "LATENTCTL_RUN_DIR"
 JOB_MARK = "LATENTCTL_JOB"
 """Environment variables that every process of a job carries: the run directory and the job's name."""
+
+ENTRY_MARK = "LATENTCTL_ENTRY"
+"""Only on submitit's controller and the entries: they know what to do when told to stop."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Process:
     parent: int
     session: int
     start: str
+    entry: bool = False
 
 
 def table() -> dict[int, Process]:
@@ -43,14 +47,19 @@ def _process(pid: int) -> Process | None:
 
 
 def of_run(run: Path, job: str | None = None) -> list[Process]:
-    """The processes of a run's jobs (or of one job): marked ones, what descends from them, what is in their sessions.
+    """The processes of a run's jobs, or of one job: the marked ones, their descendants, their sessions.
 
     The supervisor is not among them: it carries no job mark. Nor is the caller.
     """
     processes = table()
-    marked = {pid for pid in processes if _is_marked(pid, str(run), job)}
-    marked.discard(os.getpid())
-    found = set(marked)
+    found = set()
+    for pid in list(processes):
+        marks = _marks(pid)
+        name = marks.get(JOB_MARK)
+        if marks.get(RUN_MARK) == str(run) and name is not None and job in (None, name):
+            found.add(pid)
+            processes[pid] = replace(processes[pid], entry=ENTRY_MARK in marks)
+    found.discard(os.getpid())
     while True:
         more = {p.pid for p in processes.values() if p.parent in found or p.session in found} - found
         more.discard(os.getpid())
@@ -59,16 +68,14 @@ def of_run(run: Path, job: str | None = None) -> list[Process]:
         found |= more
 
 
-def _is_marked(pid: int, run: str, job: str | None) -> bool:
+def _marks(pid: int) -> dict[str, str]:
+    """The LATENTCTL_ part of a process's environment; empty where it is gone, or somebody else's."""
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # gone, or somebody else's
-        return False
-    marks = dict(e.split(b"=", 1) for e in environ.split(b"\0") if b"=" in e)
-    if marks.get(RUN_MARK.encode()) != os.fsencode(run):
-        return False
-    name = marks.get(JOB_MARK.encode())
-    return name is not None if job is None else name == os.fsencode(job)
+    except OSError:
+        return {}
+    words = [os.fsdecode(w) for w in environ.split(b"\0") if w.startswith(b"LATENTCTL_")]
+    return dict(w.split("=", 1) for w in words if "=" in w)
 
 
 def children(pid: int) -> list[Process]:
@@ -94,13 +101,14 @@ def send(process: Process, number: int) -> bool:
 
 
 def end_all(find: Callable[[], list[Process]], *, grace: float, poll: float = 0.1) -> list[Process]:
-    """TERM all that `find` sees, and after `grace` seconds KILL, until it sees none. Returns what would not die.
+    """TERM the entries that `find` sees, and KILL all that is left after `grace` seconds, until it sees none.
 
-    It looks again after each round: processes may be born while others are killed.
+    The entries tell their workers; a TERM to a worker's helpers would break it before it could checkpoint.
+    Looks again after each round, for some may be born while others are killed. Returns what would not die.
     """
     left = find()
     if grace > 0:
-        for process in left:
+        for process in [p for p in left if p.entry] or left:
             send(process, signal.SIGTERM)
         deadline = time.monotonic() + grace
         while left and time.monotonic() < deadline:

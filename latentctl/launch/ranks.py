@@ -59,7 +59,8 @@ def _local(env: Mapping[str, str]) -> Place:
 def _slurm(env: Mapping[str, str]) -> Place:
     raw = env["SLURM_JOB_ID"]
     array = env.get("SLURM_ARRAY_JOB_ID")
-    # One element of an array has the array's own id as its raw id, and scontrol would take that for all elements.
+    # One element of an array has the array's own id as its raw id, and scontrol would take that for all
+    # elements.
     job_id = f"{array}_{env['SLURM_ARRAY_TASK_ID']}" if array else raw
     restarts = int(env.get("SLURM_RESTART_COUNT") or 0)
     node = int(env.get("SLURM_NODEID") or 0)
@@ -70,9 +71,9 @@ def _slurm(env: Mapping[str, str]) -> Place:
     )
     started = env.get("SLURM_JOB_START_TIME", "")  # newer Slurm; tells jobs apart whose ids started again
     return Place(
-        scheduler="slurm", job_id=job_id, restarts=restarts, rank=int(env.get("SLURM_PROCID") or 0), size=size,
-        local_rank=int(env.get("SLURM_LOCALID") or 0), local_size=per_node[min(node, len(per_node) - 1)],
-        nodes=nodes, host=env.get("SLURMD_NODENAME") or socket.gethostname(),
+        scheduler="slurm", job_id=job_id, restarts=restarts, rank=int(env.get("SLURM_PROCID") or 0),
+        size=size, local_rank=int(env.get("SLURM_LOCALID") or 0), local_size=per_node[min(node, len(per_node)
+        - 1)], nodes=nodes, host=env.get("SLURMD_NODENAME") or socket.gethostname(),
         key=f"slurm:{env.get('SLURM_CLUSTER_NAME', '')}:{raw}:{restarts}:{started}",
     )  # fmt: skip
 

@@ -43,6 +43,10 @@ class Refused(SlurmError):
     """Slurm understood, and said no."""
 
 
+class NotRunning(Refused):
+    """The job has been ended, or put back into the queue, by somebody else."""
+
+
 class UnknownJob(Refused):
     """There is no such job, or it is too old for the controller's memory."""
 
@@ -154,13 +158,13 @@ class SlurmClient:
 
         Slurm would requeue a cancelled job as well; what somebody has ended is not brought back. Called from
         inside the job: the TERM that the requeue brings must not kill the messenger, so scontrol ignores it.
-        Raises UnknownJob, Refused (not running, or not requeueable), Unreachable.
+        Raises UnknownJob, NotRunning, Refused (not requeueable), Unreachable.
         """
         row = next(iter(self.live([job_id]).values()), None)
         if row is None:
             raise UnknownJob(f"there is no job {job_id}")
         if row.state != "RUNNING":
-            raise Refused(f"job {job_id} is {row.state}, not RUNNING: it is not requeued")
+            raise NotRunning(f"job {job_id} is {row.state}, not RUNNING: it is not requeued")
         self._run(["scontrol", "requeue", job_id], before=_ignore_term)
 
     # ---- the cluster

@@ -1,7 +1,7 @@
-"""One detached process per local run: starts its jobs in dependency order when it is their turn, and watches them.
+"""One detached process per local run: starts its jobs in order, when it is their turn, and watches them.
 
-`python -m latentctl.launch.supervisor RUN_DIR`, from the run's snapshot. It holds nothing that is not on disk: after a
-kill -9 another one goes on, after it ended what the dead one left running.
+`python -m latentctl.launch.supervisor RUN_DIR`, from the run's snapshot. It holds nothing that is not on
+disk: after a kill -9 another one goes on, after it ended what the dead one left running.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from latentctl.launch import gpus, ranks, verdict
 from latentctl.launch.entry import entry
 from latentctl.launch.leases import Machine, Ticket, state_dir
-from latentctl.launch.processes import JOB_MARK, RUN_MARK, children, end_all, of_run, send
+from latentctl.launch.processes import ENTRY_MARK, JOB_MARK, RUN_MARK, children, end_all, of_run, send
 from latentctl.launch.timing import Timing, lead
 from latentctl.record import attempt as attempts
 from latentctl.record.atomic import try_read_json, write_json
@@ -99,10 +99,10 @@ class Supervisor:
             self._skip_children()
             self._start_ready()
 
-    # -- starting --------------------------------------------------------------------------------------------------
+    # -- starting --------------------------------------------------------------------------------------------
 
     def _end_leftovers(self) -> None:
-        """Jobs of a supervisor that was killed may still run; they checkpoint and end before anything starts anew."""
+        """Jobs of a killed supervisor may still run; they checkpoint and end before anything starts anew."""
         if not of_run(self.run_paths.root):
             return
         grace = max((lead(self.plan, j) for j in self.plan.jobs), default=0.0)
@@ -148,19 +148,21 @@ class Supervisor:
         # submitit's own limit only catches a supervisor that died: ours comes long before
         spare = LATE_S + self.timing.kill_wait + 60
         executor.update_parameters(
-            tasks_per_node=job.tasks_per_node, gpus_per_node=len(ticket.gpus), visible_gpus=tuple(ticket.gpus),
-            timeout_min=(job.time_s + spare) / 60, signal_delay_s=0,
+            tasks_per_node=job.tasks_per_node, gpus_per_node=len(ticket.gpus),
+            visible_gpus=tuple(ticket.gpus), timeout_min=(job.time_s + spare) / 60, signal_delay_s=0,
         )  # fmt: skip
-        os.environ[RUN_MARK], os.environ[JOB_MARK] = str(self.run_paths.root), job.name
+        marks = {RUN_MARK: str(self.run_paths.root), JOB_MARK: job.name, ENTRY_MARK: "1"}
+        os.environ.update(marks)  # submitit hands on our environment
         try:
             handle = executor.submit(entry, str(self.run_paths.root), job.name)
         finally:
-            del os.environ[RUN_MARK], os.environ[JOB_MARK]
+            for name in marks:
+                del os.environ[name]
         pid = int(handle.job_id)
         _say(f"{job.name}: started, pid {pid}, GPUs {ticket.gpus or 'none'}")
         self.running[job.name] = Running(job, ticket, pid, ranks.local_key(pid), handle, time.monotonic())
 
-    # -- watching --------------------------------------------------------------------------------------------------
+    # -- watching --------------------------------------------------------------------------------------------
 
     def _enforce_limit(self, running: Running) -> None:
         """USR2 before the limit, TERM soon after it, then KILL: as Slurm does."""
@@ -182,7 +184,7 @@ class Supervisor:
                 send(process, number)
 
     def _ended(self, running: Running) -> None:
-        """A job's controller is gone: nothing of it may go on, then its end is read and its GPUs are freed."""
+        """A job's controller is gone: end what is left of it, free its GPUs, read how it ended."""
         name = running.job.name
         del self.running[name]
         end_all(lambda: of_run(self.run_paths.root, name), grace=0)
@@ -219,13 +221,13 @@ class Supervisor:
         row = {**end.record(), "attempt": attempt.number, "time": now()}
         write_json(attempt.end, row)
         self.journal.append(
-            end.event, job=running.job.name, attempt=attempt.number, **{"class": end.kind}, message=end.message,
-            evidence=end.evidence,
+            end.event, job=running.job.name, attempt=attempt.number, **{"class": end.kind},
+            message=end.message, evidence=end.evidence,
         )  # fmt: skip
         return row
 
 
-def _events(run: RunPaths):  # noqa: ANN202
+def _events(run: RunPaths):
     from latentctl.record.journal import read
 
     return read(run.journal)

@@ -1,4 +1,4 @@
-"""Heavy verbs of the CLI, run in the interpreter that has what they need: `python -m jobs.task VERB in.json out.json`."""
+"""Heavy verbs of the CLI, run as `python -m jobs.task VERB in.json out.json` where their packages are."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def run_task(
 ) -> dict[str, Any]:
     """What the verb answers. Its progress goes to this process's stderr.
 
-    `python` is the profile's interpreter (ours if unsaid), `timeout` in seconds. Raises UserError: with the verb's own
-    words where a person can mend it, with exit code 70 where the verb itself broke.
+    `python` is the profile's interpreter (ours if unsaid), `timeout` in seconds. Raises UserError: with the
+    verb's own words where a person can mend it, with exit code 70 where the verb itself broke.
     """
     python = python or sys.executable
     with tempfile.TemporaryDirectory(prefix="latentctl-") as folder:

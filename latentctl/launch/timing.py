@@ -26,7 +26,7 @@ class Timing:
     """Between TERM and KILL, beyond the lead that a job was promised."""
 
     requeue_kill: float = 120.0
-    """After a requeue Slurm ends the job's processes; an earlier exit could be taken for the job's own end."""
+    """After a requeue Slurm ends the processes; an exit before could be taken for the job's own end."""
 
     @staticmethod
     def from_environment() -> Timing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +26,10 @@ class RankExit:
     code: int | None
     """None: it could not be started."""
     stopped: str | None
-    """Why its entry killed it: `peer` (another rank failed), `grace` (too slow to checkpoint), `again` (a second
-    TERM); None where it ended by itself."""
+    """Why its entry killed it; None where it ended by itself.
+
+    `peer`: another rank failed. `grace`: too slow to checkpoint. `again`: a second TERM.
+    """
     signals: list[str]
     """What its entry was sent: USR2, TERM."""
     time: str = field(default_factory=now)
@@ -84,7 +86,8 @@ def judge(
 ) -> End:
     """The end of an attempt of `size` ranks from their exits and failure files.
 
-    A failure wins over everything; then a stop that came too late; then success, which needs the job's result.
+    A failure wins over everything; then a stop that came too late; then success, which needs the job's
+    result.
     """
     failure = first_failure(attempt)
     if failure is not None:
@@ -111,7 +114,7 @@ def judge(
 
 def _too_slow(told: set[str], lead: float) -> End:
     if "USR2" in told:
-        text = f"stopped at the time limit; the worker did not commit a checkpoint within {lead:g} s of the signal"
+        text = f"stopped at the time limit: no checkpoint was committed within {lead:g} s of the signal"
         return End(
             "timed_out", "timeout", text, hint="raise signal_lead of the cluster profile or resources.time"
         )
@@ -120,12 +123,13 @@ def _too_slow(told: set[str], lead: float) -> End:
 
 def _wants_more(told: set[str], requeues_left: int) -> End:
     if told == {"TERM"}:
-        # Whoever sent a bare TERM (scancel, requeue, shutdown) has decided what follows; a requeue of ours would
-        # bring a cancelled job back.
+        # Whoever sent a bare TERM (scancel, requeue, shutdown) has decided what follows; a requeue of ours
+        # would bring a cancelled job back.
         return End("preempted", "preemption", "stopped by SIGTERM after a checkpoint")
     if requeues_left <= 0:
-        return failed("requeue_limit", "wanted to go on after a checkpoint, but was requeued as often as allowed",
-                      hint="raise max_requeues of the cluster profile or resources.time; `latentctl retry` resumes")  # fmt: skip
+        text = "wanted to go on after a checkpoint, but was requeued as often as allowed"
+        hint = "raise max_requeues of the cluster profile, or resources.time; `latentctl retry` resumes"
+        return failed("requeue_limit", text, hint=hint)
     return End("requeued", message="checkpointed; wants more time")
 
 
@@ -135,7 +139,7 @@ def succeeded(job: JobPaths, attempt: AttemptPaths) -> bool:
 
 
 def first_failure(attempt: AttemptPaths) -> dict[str, Any] | None:
-    """The earliest failure that is not the consequence of another; the earliest of all where each looks like one.
+    """The earliest failure that is not a consequence; the earliest of all where each looks like one.
 
     Earliest by the mtime of the files: they lie on one file system, so it is one clock.
     """
@@ -161,9 +165,29 @@ def write_failure(attempt: AttemptPaths, rank: int, code: int) -> None:
     if path.exists():
         return
     kind, message, hint = _of_code(rank, code)
-    record = {"class": kind, "message": message, "evidence": tail(attempt.stderr(rank)), "rank": rank,
-              "time": now(), "primary": True, "hint": hint}  # fmt: skip
-    write_json(path, record)
+    save_failure(attempt, rank, kind=kind, message=message, hint=hint, evidence=tail(attempt.stderr(rank)))
+
+
+def save_failure(
+    attempt: AttemptPaths,
+    rank: int,
+    *,
+    kind: str,
+    message: str,
+    hint: str | None,
+    evidence: Sequence[str] = (),
+) -> None:
+    """`failure-<rank>.json` in the form that workers write."""
+    record = {
+        "class": kind,
+        "message": message,
+        "evidence": list(evidence),
+        "rank": rank,
+        "time": now(),
+        "primary": True,
+        "hint": hint,
+    }
+    write_json(attempt.failure(rank), record)
 
 
 def _of_code(rank: int, code: int) -> tuple[str, str, str | None]:
@@ -175,7 +199,7 @@ def _of_code(rank: int, code: int) -> tuple[str, str, str | None]:
         name = f"signal {-code}"
     hint = None
     if -code == signal.SIGKILL:
-        hint = "often the memory of the machine ran out: ask for more (resources.mem), or look into the kernel's log"
+        hint = "often the machine's memory ran out: ask for more (resources.mem), or see the kernel's log"
     return "killed", f"the worker of rank {rank} was killed by {name}", hint
 
 

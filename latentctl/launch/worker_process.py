@@ -15,14 +15,18 @@ _PR_SET_PDEATHSIG = 1
 
 
 class WorkerProcess:
-    """The leader of its own session. Signals go to it alone (its helpers know nothing of them), KILL to its group."""
+    """The leader of its own session.
+
+    Signals go to it alone (its helpers know nothing of them), KILL to its group.
+    """
 
     def __init__(
         self, command: Sequence[str], *, env: dict[str, str], cwd: Path, out: Path, err: Path
     ) -> None:
         """Start it. Raises OSError where the interpreter cannot be run.
 
-        STOP_SIGNALS stay blocked in the child until it listens: one that comes while Python starts waits for it.
+        STOP_SIGNALS stay blocked in the child until it listens: one that comes while Python starts waits for
+        it.
         """
         with open(out, "ab") as stdout, open(err, "ab") as stderr:
             old = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -65,7 +69,7 @@ class WorkerProcess:
             self._process.kill()
 
 
-def _die_with_parent():  # noqa: ANN202
+def _die_with_parent():
     """A worker must not outlive the entry that watches it: the next attempt would run beside it."""
     try:
         prctl = ctypes.CDLL(None, use_errno=True).prctl

@@ -1,4 +1,7 @@
-"""Attempts: one start of a job by a scheduler. The number is the fencing token: a lower one commits nothing."""
+"""Attempts: one start of a job by a scheduler.
+
+The number is the fencing token: a lower one commits nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ class StaleAttempt(Exception):
 def claim(job: JobPaths, key: str, info: dict[str, Any]) -> AttemptPaths:
     """Make the attempt of `key` (scheduler id + restart count), or find the one that this key has open.
 
-    The number is above every existing one and above every ended one of the journal. `info` goes to attempt.json,
-    with `key`, `attempt` and `time` added.
+    The number is above every existing one and above every ended one of the journal. `info` goes to
+    attempt.json, with `key`, `attempt` and `time` added.
     """
     found = find(job, key)
     if found is not None:
@@ -41,7 +44,10 @@ def claim(job: JobPaths, key: str, info: dict[str, Any]) -> AttemptPaths:
 
 
 def find(job: JobPaths, key: str) -> AttemptPaths | None:
-    """The open attempt of this key. An ended one does not count: a scheduler's ids start again after a wipe."""
+    """The open attempt of this key.
+
+    An ended one does not count: a scheduler's ids start again after a wipe.
+    """
     latest = _latest(job, key)
     return None if latest is None or latest.end.exists() else latest
 
@@ -61,7 +67,7 @@ def _latest(job: JobPaths, key: str) -> AttemptPaths | None:
 
 
 def upcoming(job: JobPaths) -> int:
-    """The number that the next attempt gets; the events of a resubmission carry it, so that they outrank the old end."""
+    """The number that the next attempt gets: above all folders, and above what the journal has ended."""
     state, attempt, _ = fold(read(RunPaths(job.root.parent.parent).journal), job.name)
     return max(current(job) + 1, attempt + 1 if state in TERMINAL else attempt, 1)
 

@@ -1,7 +1,8 @@
 """A lock file with an owner who can be asked whether he still lives.
 
-On the machine of the owner (same boot, same pid namespace) the answer is exact: the kernel knows. From elsewhere it
-rests on the file's mtime, which the owner renews with `beat`; age is measured with the file system's clock.
+On the machine of the owner (same boot, same pid namespace) the answer is exact: the kernel knows. From
+elsewhere it rests on the file's mtime, which the owner renews with `beat`; age is measured with the file
+system's clock.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def pid_namespace() -> str:
 def mutex(path: Path, *, timeout: float = 30.0) -> Iterator[None]:
     """Short critical sections between processes: an flock that vanishes with its holder.
 
-    Raises TimeoutError where somebody holds it for longer than `timeout` seconds. A file system without locks is
-    no error: what is done inside is atomic by itself, the lock only orders two who do it at once.
+    Raises TimeoutError where somebody holds it for longer than `timeout` seconds. A file system without locks
+    is no error: what is done inside is atomic by itself, the lock only orders two who do it at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -103,7 +104,10 @@ class Lease:
 
     @staticmethod
     def acquire(path: Path, *, ttl: float = TTL_S, **info: Any) -> Lease:
-        """Take the lease, from a dead owner too. Raises `Held`. `info` is kept in the file beside the owner."""
+        """Take the lease, from a dead owner too.
+
+        Raises `Held`. `info` is kept in the file beside the owner.
+        """
         me = Owner.me()
         with mutex(_lock(path)):
             holder = holder_of(path, ttl=ttl)
@@ -113,7 +117,7 @@ class Lease:
         return Lease(path, me)
 
     def held(self) -> bool:
-        """Still ours? Nobody takes it from a living owner on this machine; from elsewhere a long stall can lose it."""
+        """Still ours? On this machine nobody takes it from the living; from elsewhere, after a long stall."""
         return _owner(self.path) == self.owner
 
     def beat(self) -> None:
@@ -163,12 +167,13 @@ def _age(path: Path) -> float:
     probe = path.with_name(f".{path.name}.{os.getpid()}.clock")
     try:
         renewed = path.stat().st_mtime
-        probe.touch()
-        try:
-            return probe.stat().st_mtime - renewed
-        finally:
-            probe.unlink(missing_ok=True)
     except FileNotFoundError:
         return float("inf")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - renewed
     except OSError:  # a read-only or full disk: our own clock must do
         return time.time() - renewed
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()

@@ -1,4 +1,4 @@
-"""Job and run states, and how they follow from events: a maximum over (attempt, rank of event), never a clock."""
+"""Job and run states, and how they follow from events: a maximum over (attempt, rank), never a clock."""
 
 from __future__ import annotations
 
@@ -38,15 +38,17 @@ EVENTS: dict[str, tuple[int, JobState]] = {
     "cancelled": (8, "cancelled"),
     "succeeded": (9, "succeeded"),
 }
-"""Event -> (rank within one attempt, the state it brings). A later attempt outranks every event of an earlier one.
+"""Event -> (rank within one attempt, the state it brings).
 
-Events before the first attempt (`planned` .. `submitted`) carry no attempt and count as attempt 0; a resubmission
-after a terminal state carries the number of the attempt to come, so that it outranks the old end.
+A later attempt outranks every event of an earlier one. Events before the first attempt (`planned` to
+`submitted`) carry no attempt and count as attempt 0; a resubmission after a terminal state carries the
+number of the attempt to come, so that it outranks the old end.
 """
 
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "lost", "skipped"})
 WORST: tuple[JobState, ...] = (
-    "unknown", "failed", "lost", "cancelled", "skipped", "running", "pending", "submitted", "planned", "succeeded",
+    "unknown", "failed", "lost", "cancelled", "skipped",
+    "running", "pending", "submitted", "planned", "succeeded",
 )  # fmt: skip
 """Worst first: the state of a run is that of its worst job."""
 
@@ -62,7 +64,7 @@ def fold(events: Iterable[dict[str, Any]], job: str) -> tuple[JobState, int, dic
         rank, brings = EVENTS[event["event"]]
         key = (int(event.get("attempt") or 0), rank)
         if key >= best[:2]:
-            # equals (a word said twice, or failed and skipped) are told apart by their text, never by their order
+            # equals (a word said twice, failed and skipped) are told apart by their text, never by order
             full = (*key, json.dumps(event, sort_keys=True))
             if full > best:
                 best, state, decided = full, brings, event
@@ -72,4 +74,7 @@ def fold(events: Iterable[dict[str, Any]], job: str) -> tuple[JobState, int, dic
 def worst(states: Iterable[JobState]) -> JobState:
     """The state of a run from those of its jobs."""
     found = set(states)
-    return next((s for s in WORST if s in found), "planned")
+    for state in WORST:
+        if state in found:
+            return state
+    return "planned"

@@ -39,12 +39,16 @@ class Step:
 
 @pytest.fixture
 def slurm(tmp_path: Path):
-    """slurm(run, "a", tasks=2, **more environment): a Step. `scontrol` on PATH is a script that notes its calls."""
+    """slurm(run, "a", tasks=2, **more environment): a Step. scontrol and squeue are scripts."""
     tools = tmp_path / "bin"
     tools.mkdir()
-    scontrol = tools / "scontrol"
-    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.calls\nexit ${{SCONTROL_EXIT:-0}}\n')
-    scontrol.chmod(0o755)
+    scripts = {
+        "scontrol": f'echo "$@" >> {tmp_path}/scontrol.calls; exit ${{SCONTROL_EXIT:-0}}',
+        "squeue": "printf '%-24s%-24s%-1000s\\n' 77 ${FAKE_STATE:-RUNNING} 0",
+    }
+    for name, body in scripts.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o755)
     steps: list[Step] = []
 
     def start(run: LocalRun, name: str, *, tasks: int = 1, code: Path | None = None, **more: str) -> Step:
@@ -151,6 +155,15 @@ def test_a_refused_requeue_is_a_failure_in_words(make_run: MakeRun, slurm) -> No
     assert step.codes() == [1]
     assert "could not be requeued" in run.end("a")["message"]
     assert run.state("a") == "failed"
+
+
+def test_a_job_that_was_cancelled_meanwhile_is_not_brought_back(make_run: MakeRun, slurm) -> None:
+    run = make_run(job("a"), behave={"a": [["requeue_below", 2]]})
+    step = slurm(run, "a", FAKE_STATE="COMPLETING")
+    assert step.codes() == [1]
+    assert step.requeues() == []
+    assert run.end("a")["exit"] == "preempted"
+    assert "COMPLETING" in run.end("a")["message"]
 
 
 def test_a_job_whose_parent_did_not_succeed_is_not_run(make_run: MakeRun, slurm) -> None:
