@@ -14,10 +14,19 @@ WIPE=no
 
 PATH=$PATH:/usr/sbin:/sbin
 
-die() { # die MESSAGE [HINT]
+refuse() { # refuse MESSAGE [HINT]: before anything was touched
+  complain "$@"
+  exit 2
+}
+
+die() { # die MESSAGE [HINT]: something that was started does not work
+  complain "$@"
+  exit 1
+}
+
+complain() {
   echo "error: $1" >&2
   [ -z "${2:-}" ] || echo "hint: $2" >&2
-  exit 1
 }
 
 say() { printf '[%5.1fs] %s\n' "$(elapsed)" "$*"; }
@@ -37,20 +46,20 @@ read_options() {
       --enforce) ENFORCE=${2:?--enforce needs NO, ANY or ALL}; shift ;;
       --install) INSTALL=yes ;;
       --wipe) WIPE=yes ;;
-      *) die "unknown option $1" "see cluster/devbox/README.md" ;;
+      *) refuse "unknown option $1" "see cluster/devbox/README.md" ;;
     esac
     shift
   done
-  [[ $BOX = /* && $BOX != *[[:space:]\|\&]* ]] || die "--dir must be an absolute path without blanks, | and &: $BOX"
-  [[ $NODES =~ ^[0-9]+$ ]] && [ "$NODES" -ge 1 ] && [ "$NODES" -le 32 ] || die "--nodes must be 1 to 32: $NODES"
-  [[ $PORT =~ ^[0-9]+$ ]] && [ "$PORT" -ge 1024 ] && [ "$PORT" -le 65400 ] || die "--port must be 1024 to 65400: $PORT"
-  [[ $ENFORCE =~ ^(NO|ANY|ALL)$ ]] || die "--enforce must be NO, ANY or ALL: $ENFORCE"
+  [[ $BOX = /* && $BOX != *[[:space:]\|\&]* ]] || refuse "--dir must be an absolute path without blanks, | and &: $BOX"
+  [[ $NODES =~ ^[0-9]+$ ]] && [ "$NODES" -ge 1 ] && [ "$NODES" -le 32 ] || refuse "--nodes must be 1 to 32: $NODES"
+  [[ $PORT =~ ^[0-9]+$ ]] && [ "$PORT" -ge 1024 ] && [ "$PORT" -le 65400 ] || refuse "--port must be 1024 to 65400: $PORT"
+  [[ $ENFORCE =~ ^(NO|ANY|ALL)$ ]] || refuse "--enforce must be NO, ANY or ALL: $ENFORCE"
   CONF=$BOX/etc/slurm.conf
   SETTINGS=$BOX/etc/settings
   export SLURM_CONF=$CONF
 }
 
-need_root() { [ "$(id -u)" = 0 ] || die "a devbox needs root: Slurm's daemons change users" "run it with sudo"; }
+need_root() { [ "$(id -u)" = 0 ] || refuse "a devbox needs root: Slurm's daemons change users" "run it with sudo"; }
 
 running() { # running PIDFILE: the process that wrote it lives and is one of ours
   local pid comm

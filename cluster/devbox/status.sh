@@ -5,7 +5,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
 
 read_options "$@"
-[ -e "$SETTINGS" ] || die "there is no devbox at $BOX" "latentctl devbox up"
+[ -e "$SETTINGS" ] || refuse "there is no devbox at $BOX" "latentctl devbox up"
 read -r settings < "$SETTINGS"
 NODES=${settings#nodes=}
 NODES=${NODES%% *}

@@ -13,12 +13,12 @@ check_machine() {
     missing=()
     for c in $COMMANDS; do command -v "$c" > /dev/null || missing+=("$c"); done
   fi
-  [ ${#missing[@]} -eq 0 ] || die "missing programs: ${missing[*]}" \
+  [ ${#missing[@]} -eq 0 ] || refuse "missing programs: ${missing[*]}" \
     "apt-get update && apt-get install -y --no-install-recommends $PACKAGES   (or: latentctl devbox up --install)"
 }
 
 install_packages() { # a policy that forbids it keeps the packages from starting daemons of their own
-  command -v apt-get > /dev/null || die "--install knows only apt-get (Debian, Ubuntu)" "install $PACKAGES yourself"
+  command -v apt-get > /dev/null || refuse "--install knows only apt-get (Debian, Ubuntu)" "install $PACKAGES yourself"
   local policy=/usr/sbin/policy-rc.d made=no
   [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' > $policy; chmod 755 $policy; made=yes; }
   say "installing $PACKAGES"
@@ -32,17 +32,17 @@ install_packages() { # a policy that forbids it keeps the packages from starting
 check_box() {
   local settings="nodes=$NODES port=$PORT enforce=$ENFORCE" p
   if [ -d "$BOX" ] && [ ! -e "$SETTINGS" ] && [ -n "$(ls -A "$BOX")" ]; then
-    die "$BOX is not empty and not a devbox" "give another --dir"
+    refuse "$BOX is not empty and not a devbox" "give another --dir"
   fi
   if running "$(ctld_pid)" && [ "$(cat "$SETTINGS")" != "$settings" ]; then
-    die "the devbox at $BOX runs with other settings: $(cat "$SETTINGS")" "latentctl devbox down --dir $BOX, then up again"
+    refuse "the devbox at $BOX runs with other settings: $(cat "$SETTINGS")" "latentctl devbox down --dir $BOX, then up again"
   fi
   running "$(ctld_pid)" || for p in $PORT $((PORT + 1)) $((PORT + 2)) $(seq $((PORT + 11)) $((PORT + 10 + NODES))); do
     port_owner_is_box "$p" || ! (exec 3<> "/dev/tcp/127.0.0.1/$p") 2> /dev/null \
-      || die "port $p is taken" "another devbox? give another --port"
+      || refuse "port $p is taken" "another devbox? give another --port"
   done
   install -d -m 755 "$BOX" "$BOX/etc" "$BOX/dev" "$BOX/log" "$BOX/run"
-  runuser -u slurm -- test -x "$BOX" || die "user slurm cannot enter $BOX" "--dir must be readable by ordinary users"
+  runuser -u slurm -- test -x "$BOX" || refuse "user slurm cannot enter $BOX" "--dir must be readable by ordinary users"
   echo "$settings" > "$SETTINGS"
 }
 

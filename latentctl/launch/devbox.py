@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +72,7 @@ def _script(name: str, folder: Path, *flags: str) -> None:
     with tempfile.TemporaryFile("w+", errors="replace") as stderr:  # a pipe would stay open in the daemons
         process = subprocess.Popen(
             ["bash", str(_folder() / name), "--dir", str(folder), *flags],
-            stdout=sys.stderr.fileno(),
+            stdout=2,
             stderr=stderr,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C must not reach the daemons that it starts
@@ -90,4 +89,10 @@ def _script(name: str, folder: Path, *flags: str) -> None:
         error = next((s.removeprefix("error: ") for s in said if s.startswith("error: ")), f"{name} failed")
         hint = next((s.removeprefix("hint: ") for s in said if s.startswith("hint: ")), None)
         others = [s for s in said if s and not s.startswith(("error: ", "hint: "))]
-        raise UserError("\n".join([error, *others[-5:]]), hint=hint, code=Exit.CLUSTER, kind="cluster")
+        refused = code == 2  # before anything was touched
+        raise UserError(
+            "\n".join([error, *others[-5:]]),
+            hint=hint,
+            code=Exit.USAGE if refused else Exit.CLUSTER,
+            kind="user_error" if refused else "cluster",
+        )

@@ -159,7 +159,7 @@ def seconds(limit: str) -> int | None:
 
 def gpus(gres: str) -> list[tuple[str, int]]:
     """`gpu:h100:4(S:0-1),gpu:2` -> ("h100", 4), ("", 2)."""
-    found = re.findall(r"gpu(?::([A-Za-z][\w.-]*))?:(\d+)", gres)
+    found = re.findall(r"(?:^|,)gpu(?::([^:,()]+))?:(\d+)(?=[(,]|$)", gres)
     return [(kind, int(count)) for kind, count in found]
 
 
