@@ -58,6 +58,8 @@ def field_at(models: list[type[Spec]], path: tuple[str, ...]) -> FieldInfo | Non
             continue
         if len(path) == 1:
             return info
+        if typing.get_origin(info.annotation) is dict and len(path) == 2:
+            return FieldInfo.from_annotation(typing.get_args(info.annotation)[1])
         if found := field_at(submodels(info.annotation), path[1:]):
             return found
     return None
@@ -143,15 +145,18 @@ def _bounds(metadata: typing.Iterable[Any]) -> str:
 
 def expected(annotation: Any, metadata: typing.Iterable[Any] = ()) -> str:
     """What a value may be, in words: "a whole number from 1 to 4096", "one of cot, answer"."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    args: tuple[Any, ...] = typing.get_args(annotation)
     if origin is typing.Annotated:
         return expected(args[0], [*metadata, *args[1:]])
     if origin is Literal:
-        return f"one of {', '.join(map(str, args))}" if len(args) > 1 else str(args[0])
+        names = [str(a) for a in args]
+        return f"one of {', '.join(names)}" if len(names) > 1 else names[0]
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(expected(a, metadata) for a in args if a is not type(None)))
     if origin is list or annotation is list:
-        return f"a list of {_plural(expected(args[0]))}" if len(args) else "a list"
+        inner = [_plural(expected(a)) for a in args]
+        return f"a list of {inner[0]}" if inner else "a list"
     if origin is dict or annotation is dict:
         return "a map"
     if isinstance(annotation, type) and issubclass(annotation, Spec):

@@ -34,7 +34,10 @@ def _presented(found: Found, stage_names: Mapping[str, str]) -> Problem:
 
 
 def user_error(found: Iterable[Found], stage_names: Mapping[str, str] | None = None) -> UserError:
-    """One error of all problems. `stage_names`: index in the file -> name. Of two that say the same of the same place, the one with a hint stays."""
+    """One error of all problems. `stage_names`: index in the file -> name.
+
+    Of two that say the same of the same place, the one with a hint stays.
+    """
     best: dict[tuple[str | None, ...], Problem] = {}
     for item in sorted(found, key=lambda f: f[0]):
         problem = _presented(item, stage_names or {})

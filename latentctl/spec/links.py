@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from latentctl.errors import Problem
 from latentctl.spec import catalog
 from latentctl.spec.explain import Found, shown
-from latentctl.spec.local_paths import looks_local
+from latentctl.spec.local_paths import ABSENT, look_up, looks_local
 from latentctl.spec.methods import METHODS
 from latentctl.spec.source import Source, parse_source
 from latentctl.spec.stages import Draft
@@ -140,12 +139,11 @@ def _step(one: _Link, target: Draft, step: int, train: Node | None) -> list[Foun
 
 
 def _directory(one: _Link, said: str) -> tuple[str, list[Found]]:
-    path = Path(said).expanduser()
-    if path.is_dir():
-        return str(path.absolute()), []
-    if looks_local(said):
-        message = "this is a file, not a directory" if path.exists() else "no such directory"
-        return said, [one.problem(message)]
+    path, reason = look_up(said)
+    if reason is None and path.is_dir():
+        return str(path), []
+    if looks_local(said) or (reason is not None and reason != ABSENT):
+        return said, [one.problem(reason or "this is a file, not a directory")]
     names = [d.name for d in one.drafts[: one.at.index]]
     near = catalog.nearest(said.partition("@")[0], [*names, "model"])
     if near:

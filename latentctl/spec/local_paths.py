@@ -13,6 +13,8 @@ from latentctl.spec.yaml_marks import Node
 
 _PLACES = (("model", "path"), ("model", "tokenizer"), ("dataset", "path"), ("validation", "path"))
 
+ABSENT = "no such file or directory"
+
 
 def looks_local(text: str, *, data: bool = False) -> bool:
     """Whether a text can only mean a path on this machine; `data`: a data file's ending says so too."""
@@ -23,26 +25,36 @@ def looks_local(text: str, *, data: bool = False) -> bool:
     )
 
 
+def look_up(text: str) -> tuple[Path, str | None]:
+    """The absolute path that a text means, and why it cannot be used, if it cannot."""
+    if "\0" in text:
+        return Path(), "a path may not hold a null byte"
+    try:
+        path = Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        return Path(), str(error)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path, ABSENT
+    except OSError as error:
+        return path, error.strerror or str(error)
+    return path, None
+
+
 def _place(node: Node, *, data: bool) -> tuple[Node, Found | None]:
     text = node.value
-    if not isinstance(text, str) or not text or "\0" in text:
+    if not isinstance(text, str) or not text:
         return node, None
-    try:
-        path = Path(text).expanduser()
-        exists = path.exists()
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        return node, (node.mark, Problem(f"{shown(text)}: {reason}", str(node.mark), ".".join(node.path)))
-    if exists and (looks_local(text, data=data) or data or path.is_dir()):
-        return replace(node, value=str(path.absolute())), None
-    if looks_local(text, data=data):
-        message = f"{shown(text)}: no such file or directory"
-        hint = (
-            f"paths are relative to where latentctl is called: {Path.cwd()}"
-            if not path.is_absolute()
-            else None
-        )
-        return node, (node.mark, Problem(message, str(node.mark), ".".join(node.path), hint))
+    local = looks_local(text, data=data)
+    path, reason = look_up(text)
+    if reason is None and (local or data or path.is_dir()):
+        return replace(node, value=str(path)), None
+    if reason is not None and (local or reason != ABSENT):
+        relative = reason == ABSENT and not text.startswith(("/", "~"))
+        hint = f"paths are relative to where latentctl is called: {Path.cwd()}" if relative else None
+        problem = Problem(f"{shown(text)}: {reason}", str(node.mark), ".".join(node.path), hint)
+        return node, (node.mark, problem)
     return node, None
 
 

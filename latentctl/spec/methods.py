@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, create_model
 
+from latentctl.errors import UserError
 from latentctl.spec.base import Spec
 from latentctl.spec.stage import StageBase
 
@@ -89,10 +90,17 @@ register(EvalSettings)
 
 
 def load_entry_points() -> None:
-    """Register the methods of installed packages (entry-point group `latentctl.methods`)."""
+    """Register the methods of installed packages (entry points `latentctl.methods`). Raises UserError."""
     for point in metadata.entry_points(group="latentctl.methods"):
-        if point.name not in METHODS:
+        if point.name in METHODS:
+            continue
+        try:
             register(point.load())
+        except Exception as error:
+            words = (
+                f"the method {point.name!r} of an installed package fails: {type(error).__name__}: {error}"
+            )
+            raise UserError(words, hint=f"it is {point.value}") from error
 
 
 def stage_model(method: str) -> type[StageBase]:

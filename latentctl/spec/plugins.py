@@ -11,6 +11,7 @@ from pathlib import Path
 
 from latentctl.errors import Problem, UserError
 from latentctl.spec.explain import Found, shown
+from latentctl.spec.local_paths import look_up
 from latentctl.spec.yaml_marks import Node
 
 
@@ -27,7 +28,9 @@ def load_plugin(path: Path) -> None:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         sys.modules.pop(name, None)
-        raise UserError(f"syntax error: {error.msg}", where=f"{error.filename}:{error.lineno}") from error
+        raise UserError(
+            f"syntax error: {error.msg}", where=f"{error.filename or path}:{error.lineno or 1}"
+        ) from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -54,12 +57,8 @@ def load_plugins(root: Node) -> tuple[Node, list[Found]]:
 
 def _load(item: Node) -> tuple[Node, list[Problem]]:
     where, key = str(item.mark), ".".join(item.path)
-    try:
-        path = Path(item.value).expanduser().absolute()
-        reason = None if path.is_file() else "no such file"
-    except (ValueError, RuntimeError) as error:
-        path, reason = Path(), str(error)
-    if reason is None and path.suffix != ".py":
+    path, reason = look_up(item.value)
+    if reason is None and (path.suffix != ".py" or not path.is_file()):
         reason = "a plugin is a Python file (.py)"
     if reason:
         return item, [Problem(f"{shown(item.value)}: {reason}", where, key)]

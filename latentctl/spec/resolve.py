@@ -99,6 +99,9 @@ def _with_defaults(draft: Draft, tree: Node, source: str) -> Node:
 
     if tree.get("name") is None:
         tree = put(tree, "name", draft.name)
+    if tree.get(draft.method) is None:
+        at = draft.own.mark
+        tree = tree.with_child(draft.method, Node({}, at, at, (*draft.own.path, draft.method)))
     said = tree.get("from")
     if said is None or (isinstance(said.value, str) and said.value):
         tree = put(tree, "from", source)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from latentctl.errors import Problem
 from latentctl.spec.explain import Found, shown
-from latentctl.spec.overrides import Override, at_path, parse_override
+from latentctl.spec.overrides import Override, OverrideProblem, at_path, parse_override
 from latentctl.spec.recipe import RecipeTop
 from latentctl.spec.yaml_marks import Node
 
@@ -74,7 +74,11 @@ def _from_options(axes: Sequence[Override], problems: list[Found]) -> Axes:
         node = axis.value
         if isinstance(node.value, str) and "," in node.value:
             texts = [f"{axis.key}={part}" for part in node.value.split(",")]
-            values = [parse_override(text, node.mark.rank, "--grid").value for text in texts]
+            try:
+                values = [parse_override(text, node.mark.rank, "--grid").value for text in texts]
+            except OverrideProblem as error:
+                problems.append((node.mark, error.problem))
+                continue
             node = replace(node, value=values)
         if isinstance(node.value, list):
             found[axis.key] = (node.value, node)

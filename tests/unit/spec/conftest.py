@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
-    monkeypatch.setattr(methods, "_STAGES", dict(methods._STAGES))
+def own_methods() -> Iterator[None]:
+    known = dict(methods.METHODS)
+    yield
+    for name in set(methods.METHODS) - set(known):
+        del methods.METHODS[name]
+        methods._STAGES.pop(name, None)
 
 
 @pytest.fixture

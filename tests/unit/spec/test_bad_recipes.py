@@ -154,8 +154,8 @@ TOGETHER = [
     ("method: sft\nvalidation: gsm8k\n", "r.yaml:4:1: validation: does nothing without train.eval_every"),
     (
         "method: sft\nvalidation: gsm8k\ntrain: {eval_every: 3, keep: {best: acuracy}}\n",
-        "r.yaml:5:31: train.keep.best: 'acuracy' is not a validation metric of sft: expected one of loss, accuracy\n"
-        "hint: did you mean accuracy?",
+        "r.yaml:5:31: train.keep.best: 'acuracy' is not a validation metric of sft: "
+        "expected one of loss, accuracy\nhint: did you mean accuracy?",
     ),
     (
         "method: sft\nvalidation: gsm8k\ntrain: {eval_every: 3, early_stop: {metric: f1}}\n",

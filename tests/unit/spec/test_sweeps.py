@@ -1,0 +1,128 @@
+"""Seeds and grids: how many experiments a recipe stands for, and which."""
+
+from __future__ import annotations
+
+import pytest
+from spec_recipes import HEAD, Recipes
+
+from latentctl.spec.load import expand
+
+SFT = HEAD + "method: sft\n"
+TWO = HEAD + "stages: [sft, eval]\n"
+
+
+def test_without_seeds_or_sweep_there_is_one_point(recipes: Recipes) -> None:
+    point = recipes.point(SFT)
+    assert (point.experiment.seed, point.varies) == (0, {})
+
+
+@pytest.mark.parametrize(("said", "seeds"), [("seeds: 3", [0, 1, 2]), ("seeds: [7, 4]", [7, 4])])
+def test_seeds_run_it_again(recipes: Recipes, said: str, seeds: list[int]) -> None:
+    points = recipes.load(SFT + said + "\n").points
+    assert [p.experiment.seed for p in points] == seeds
+    assert [p.varies for p in points] == [{"seed": s} for s in seeds]
+    assert points[0].provenance["seed"] == "r.yaml:4:8"
+
+
+def test_one_seed_varies_nothing(recipes: Recipes) -> None:
+    point = recipes.point(SFT + "seeds: [5]\n")
+    assert (point.experiment.seed, point.varies) == (5, {})
+    assert recipes.point(SFT + "seed: 6\n").experiment.seed == 6
+
+
+def test_a_grid_is_a_product_and_seeds_vary_fastest(recipes: Recipes) -> None:
+    text = (
+        TWO + "seeds: 2\nsweep:\n  grid:\n    train.lr: [1e-4, 1e-5]\n    stages.eval.dataset.limit: [3, 4]\n"
+    )
+    points = recipes.load(text).points
+    assert [tuple(p.varies.values()) for p in points] == [
+        (lr, limit, seed) for lr in (1e-4, 1e-5) for limit in (3, 4) for seed in (0, 1)
+    ]
+    last = points[-1]
+    assert last.varies == {"train.lr": 1e-5, "stages.eval.dataset.limit": 4, "seed": 1}
+    sft, evaluation = last.experiment.stages
+    assert (sft.train.lr, evaluation.dataset.limit, last.experiment.seed) == (1e-5, 4, 1)
+    assert last.provenance["stages.sft.train.lr"] == "r.yaml:7:22"
+
+
+def test_a_grid_may_vary_whole_blocks_and_short_forms(recipes: Recipes) -> None:
+    points = recipes.load(
+        SFT + "sweep: {grid: {model: [a/b, {init: {layers: 1}}], train.lora: [null, {r: 4}]}}\n"
+    ).points
+    stages = [p.experiment.stages[0] for p in points]
+    assert [(s.model.path, s.train.lora and s.train.lora.r) for s in stages] == [
+        ("a/b", None), ("a/b", 4), (None, None), (None, 4)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["train.lr=1e-4,1e-5", "train.lr=[1e-4, 1e-5]"])
+def test_a_grid_from_the_command_line(recipes: Recipes, text: str) -> None:
+    points = recipes.load(SFT, grid=(text,)).points
+    assert [p.varies for p in points] == [{"train.lr": 1e-4}, {"train.lr": 1e-5}]
+    assert points[0].provenance["stages.sft.train.lr"] == "--grid train.lr"
+
+
+def test_the_command_line_replaces_an_axis_of_the_recipe(recipes: Recipes) -> None:
+    text = SFT + "sweep: {grid: {train.lr: [1e-4, 1e-5], train.batch: [1]}}\n"
+    points = recipes.load(text, grid=("train.lr=[2e-4]",)).points
+    assert [p.varies for p in points] == [{"train.lr": 2e-4, "train.batch": 1}]
+
+
+def test_a_value_may_hold_commas_if_it_is_a_list(recipes: Recipes) -> None:
+    points = recipes.load(SFT, grid=("train.betas=[[0.9, 0.99], [0.8, 0.9]]",)).points
+    assert [p.experiment.stages[0].train.betas for p in points] == [[0.9, 0.99], [0.8, 0.9]]
+
+
+def test_expand_lists_every_combination() -> None:
+    assert expand({"a": [1, 2], "b": [3]}) == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
+    assert expand({}) == [{}]
+    assert expand({"a": []}) == []
+
+
+BAD = [
+    ("sweep: {grid: {train.lrr: [1]}}", "r.yaml:4:28: train.lrr: unknown key\nhint: did you mean lr?"),
+    ("sweep: {grid: {lr: [1e-4]}}", "lr: unknown key\nhint: lr belongs under train"),
+    ("sweep: {grid: {train.lr: [1e-4, fast, 0]}}", "r.yaml:4:33: train.lr: 'fast': expected a number"),
+    ("sweep: {grid: {train.lr: [1e-4, fast, 0]}}", "r.yaml:4:39: train.lr: 0: expected a number"),
+    ("sweep: {grid: {train.lr: 1e-4}}", "r.yaml:4:26: sweep.grid.train.lr: 0.0001: expected"),
+    ("sweep: {grid: {train.lr: []}}", "r.yaml:4:16: sweep.grid.train.lr: an empty list: no values to try"),
+    ("sweep: {grid: {train.lr: [1, 1]}}", "1 is listed twice"),
+    ("sweep: {grid: {seed: [1, 2]}}", "a sweep cannot vary seed\nhint: say seeds at the top of the recipe"),
+    ("sweep: {grid: {name: [a, b]}}", "a sweep cannot vary name"),
+    ("sweep: {grid: {train..lr: [1]}}", "'train..lr' is not a dotted key"),
+    ("sweep: {grid: {stages.evl.dataset.limit: [1]}}", "there is no stage 'evl'"),
+    ("sweep: {gird: {train.lr: [1]}}", "sweep.gird: unknown key\nhint: did you mean grid?"),
+    ("sweep: [1]", "a list of 1: expected a map"),
+    ("sweep: {grid: {train.epochs: [1.0]}}\ntrain: {steps: 3}", "give epochs or steps, not both"),
+    (
+        "seeds: 1000\nsweep: {grid: {train.batch: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}}",
+        "r.yaml:5:16: sweep.grid: the sweep has 11,000 points; the limit is 10,000",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), BAD, ids=[t for t, _ in BAD])
+def test_a_bad_sweep_is_refused(recipes: Recipes, text: str, expected: str) -> None:
+    assert expected in "\n".join(recipes.lines(SFT + text + "\n"))
+
+
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [
+        ("train.lr=1e-4", "--grid train.lr: expected a list of values\nhint: write --grid train.lr=1,2,3"),
+        ("train.lr=1e-4,fast", "--grid train.lr: 'fast': expected a number"),
+        ("train.lr", "--grid: 'train.lr' is not KEY=VALUE"),
+        ("train.lr=[", "--grid train.lr: not YAML"),
+        ("train.lrr=1,2", "--grid train.lrr: unknown key"),
+        ("seed=1,2", "--grid seed: a sweep cannot vary seed"),
+        ("train.lr=1,1", "--grid train.lr: 1 is listed twice"),
+        ("train.lr=1,[", "--grid train.lr: not YAML"),
+    ],
+)
+def test_a_bad_grid_option_is_named(recipes: Recipes, grid: str, expected: str) -> None:
+    assert expected in "\n".join(recipes.lines(SFT, grid=(grid,)))
+
+
+def test_an_option_that_the_sweep_replaces_is_refused(recipes: Recipes) -> None:
+    (line,) = recipes.lines(SFT + "sweep: {grid: {train.lr: [1e-4, 1e-5]}}\n", "train.lr=1e-3")
+    assert line == "--set train.lr: does nothing: the sweep varies this key"
