@@ -8,9 +8,9 @@ import sys
 import traceback
 from typing import Any
 
-import click
 import typer
 import typer.core
+from typer.exceptions import Abort, TyperException
 
 from latentctl import __version__
 from latentctl.cli import output
@@ -48,10 +48,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 class LazyGroup(typer.core.TyperGroup):
     """Lists commands from the table and imports one only to call it (or to show its own help)."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
@@ -59,7 +59,7 @@ class LazyGroup(typer.core.TyperGroup):
         command.name = cmd_name
         return command
 
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         width = max(map(len, COMMANDS)) + 2
         lines = [
             "Usage: latentctl COMMAND [OPTIONS]",
@@ -122,13 +122,14 @@ def main(argv: list[str] | None = None) -> None:
             traceback.print_exc()
         output.failure(error, as_json=wants_json)
         code = error.code
-    except click.exceptions.Abort:
+    except Abort:
         code = Exit.CTRL_C
-    except click.ClickException as error:
-        if wants_json:
-            output.failure(UserError(error.format_message(), kind="usage"), as_json=True)
+    except TyperException as error:
+        show = getattr(error, "show", None)
+        if wants_json or show is None:
+            output.failure(UserError(error.format_message(), kind="usage"), as_json=wants_json)
         else:
-            error.show()
+            show()
         code = Exit.USAGE
     except KeyboardInterrupt:
         code = Exit.CTRL_C
