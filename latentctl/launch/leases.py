@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from latentctl.launch.processes import of_run
 from latentctl.record.atomic import try_read_json, write_json
@@ -34,7 +33,7 @@ def _user_state() -> Path:
 
 @dataclass(frozen=True)
 class Ticket:
-    """A place in the queue, and once `granted`, the right to run on `gpus`."""
+    """A place in a queue, and once `granted`, the right to run on `gpus`."""
 
     number: int
     token: str
@@ -49,8 +48,13 @@ class Ticket:
     gpus: list[int] = field(default_factory=list)
 
     @property
+    def lane(self) -> str:
+        return "gpu" if self.want else "cpu"
+
+    @property
     def file(self) -> str:
-        return f"{self.number:012d}-{self.token}.json"
+        """Tells what the queue needs to know, so that whoever waits far behind reads no file."""
+        return f"{self.number:012d}.{self.lane}.{'runs' if self.granted else 'waits'}.{self.token}.json"
 
     def alive(self) -> bool:
         if self.owner.alive():
@@ -59,17 +63,22 @@ class Ticket:
 
 
 class Machine:
-    """The queues of this machine. Every method is one short critical section; nothing is held in memory."""
+    """The queues of this machine.
+
+    Every method is one short critical section; nothing is held in memory.
+    """
 
     def __init__(self, folder: Path, gpus: Callable[[], Sequence[int]]) -> None:
-        self.folder = folder
+        self._folder = folder / "tickets"
+        self._last = folder / "last.json"
+        self._lock_file = folder / "lock"
         self._gpus = gpus
 
     def ask(self, run: Path, job: str, gpus: int) -> Ticket:
         """Queue up behind everybody who asked before."""
-        with self._lock():
-            number = max((t.number for t in self._tickets()), default=self._last()) + 1
-            write_json(self.folder / "last.json", number)
+        with mutex(self._lock_file):
+            number = int(try_read_json(self._last) or 0) + 1
+            write_json(self._last, number)
             ticket = Ticket(number, secrets.token_hex(4), Owner.me(), str(run), job, gpus)
             self._save(ticket)
             return ticket
@@ -77,61 +86,50 @@ class Machine:
     def grant(self, ticket: Ticket, *, max_parallel: int) -> Ticket | None:
         """The ticket with its GPUs if it is its turn and there is room, else None.
 
-        CPU jobs share `max_parallel`.
+        CPU jobs share `max_parallel` places. Raises TimeoutError where the queues are locked for long.
         """
-        with self._lock():
-            tickets = self._living()
-            lane = [t for t in tickets if bool(t.want) == bool(ticket.want)]
-            if any(not t.granted and t.number < ticket.number for t in lane):
+        if ticket.granted:
+            return ticket
+        here = self._gpus() if ticket.want else []  # outside of the lock: a driver may take its time
+        with mutex(self._lock_file):
+            if next(self._living(ticket.lane, "waits"), None) != ticket:
                 return None
-            if ticket.want == 0:
-                if sum(t.granted for t in lane) >= max_parallel:
-                    return None
-                gpus = []
-            else:
-                taken = {g for t in tickets if t.granted for g in t.gpus}
-                free = [g for g in self._gpus() if g not in taken]
-                if len(free) < ticket.want:
-                    return None
-                gpus = free[: ticket.want]
-            granted = Ticket(**{**vars(ticket), "granted": True, "gpus": gpus})
+            running = list(self._living(ticket.lane, "runs"))
+            taken = {g for t in running for g in t.gpus}
+            free = [g for g in here if g not in taken]
+            if len(free) < ticket.want or (ticket.want == 0 and len(running) >= max_parallel):
+                return None
+            granted = replace(ticket, granted=True, gpus=free[: ticket.want])
             self._save(granted)
+            (self._folder / ticket.file).unlink()
             return granted
 
     def give_back(self, ticket: Ticket) -> None:
         """Leave the queue, or free what was granted."""
-        with self._lock():
-            (self.folder / "tickets" / ticket.file).unlink(missing_ok=True)
+        with mutex(self._lock_file):
+            for path in self._folder.glob(f"*.{ticket.token}.json"):
+                path.unlink(missing_ok=True)
 
     def waiting_before(self, ticket: Ticket) -> int:
-        """How many of the same queue stand before this one."""
-        with self._lock():
-            lane = [t for t in self._tickets() if bool(t.want) == bool(ticket.want)]
-            return sum(not t.granted and t.number < ticket.number for t in lane)
+        """How many of the same queue stand before this one; the dead among them count until they are seen."""
+        return sum(name < ticket.file for name in self._names(ticket.lane, "waits"))
 
-    def _lock(self):
-        return mutex(self.folder / "lock")
+    def _living(self, lane: str, state: str) -> Iterator[Ticket]:
+        """Tickets of the living, first come first; those of the dead on the way are taken back."""
+        for name in self._names(lane, state):
+            ticket = self._load(name)
+            if ticket is not None and ticket.alive():
+                yield ticket
+            else:
+                (self._folder / name).unlink(missing_ok=True)
 
-    def _last(self) -> int:
-        return int(try_read_json(self.folder / "last.json") or 0)
+    def _names(self, lane: str, state: str) -> list[str]:
+        """File names, first come first."""
+        return sorted(p.name for p in self._folder.glob(f"*.{lane}.{state}.*.json") if p.name[0] != ".")
 
     def _save(self, ticket: Ticket) -> None:
-        write_json(self.folder / "tickets" / ticket.file, asdict(ticket))
+        write_json(self._folder / ticket.file, asdict(ticket))
 
-    def _tickets(self) -> list[Ticket]:
-        found = []
-        for path in sorted((self.folder / "tickets").glob("*.json")):
-            raw: dict[str, Any] | None = try_read_json(path)
-            if raw is not None:
-                found.append(Ticket(**{**raw, "owner": Owner(**raw["owner"])}))
-        return found
-
-    def _living(self) -> list[Ticket]:
-        """All tickets, after those of the dead were taken back."""
-        living = []
-        for ticket in self._tickets():
-            if ticket.alive():
-                living.append(ticket)
-            else:
-                (self.folder / "tickets" / ticket.file).unlink(missing_ok=True)
-        return living
+    def _load(self, name: str) -> Ticket | None:
+        raw = try_read_json(self._folder / name)
+        return None if raw is None else Ticket(**{**raw, "owner": Owner(**raw["owner"])})

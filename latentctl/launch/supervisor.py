@@ -6,6 +6,8 @@ disk: after a kill -9 another one goes on, after it ended what the dead one left
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import signal
 import sys
@@ -21,12 +23,13 @@ from latentctl.launch.processes import ENTRY_MARK, JOB_MARK, RUN_MARK, children,
 from latentctl.launch.timing import Timing, lead
 from latentctl.record import attempt as attempts
 from latentctl.record.atomic import try_read_json, write_json
-from latentctl.record.journal import Journal, now
+from latentctl.record.journal import Journal, now, read
 from latentctl.record.lease import TTL_S, Held, Lease
 from latentctl.record.paths import AttemptPaths, RunPaths
 from latentctl.record.plan import JobPlan, Plan
 from latentctl.record.states import fold
 
+MAX_PAUSE_S = 5.0
 LATE_S = 5.0
 """After the time limit the entries have this long to end by themselves."""
 
@@ -36,7 +39,6 @@ class Running:
     """A started job."""
 
     job: JobPlan
-    ticket: Ticket
     controller: int
     """Pid of submitit's controller, the parent of the entries."""
     key: str
@@ -55,7 +57,7 @@ class Supervisor:
         self.plan = Plan.load(run.plan)
         self.timing = Timing.from_environment()
         self.journal = Journal(run.journal)
-        self.machine = Machine(state_dir(), gpus.visible)
+        self.machine = Machine(state_dir(), functools.cache(gpus.visible))
         self.waiting = {j.name: j for j in self.plan.jobs if not run.job(j.name).result.exists()}
         self.tickets: dict[str, Ticket] = {}
         self.running: dict[str, Running] = {}
@@ -70,16 +72,28 @@ class Supervisor:
             self._end_leftovers()
             beat = 0.0
             while self.running or (self.waiting and not self.stop):
-                if time.monotonic() - beat > TTL_S / 4:
-                    lease.beat()
-                    beat = time.monotonic()
-                self._step()
-                time.sleep(self.timing.poll)
+                try:
+                    if time.monotonic() - beat > TTL_S / 4:
+                        lease.beat()
+                        beat = time.monotonic()
+                    self._step()
+                except OSError as error:  # a full disk must not leave jobs without a watcher
+                    _say(f"{type(error).__name__}: {error}; tried again")
+                    time.sleep(1)
+                time.sleep(self._pause())
         finally:
-            for ticket in self.tickets.values():
-                self.machine.give_back(ticket)
+            # What still runs, because this process broke, keeps its GPUs: its processes are the proof.
+            for name in set(self.tickets) - set(self.running):
+                self.machine.give_back(self.tickets[name])
             lease.release()
         return 1 if self.bad or self.waiting else 0
+
+    def _pause(self) -> float:
+        """Far back in the queue there is no hurry: a thousand points of a sweep wait without load."""
+        if self.running or not self.tickets:
+            return self.timing.poll
+        before = min(self.machine.waiting_before(t) for t in self.tickets.values())
+        return min(MAX_PAUSE_S, self.timing.poll * (1 + before))
 
     def _terminated(self, _number: int, _frame: Any) -> None:
         self.stop = True
@@ -117,7 +131,7 @@ class Supervisor:
             if job.name in self.waiting and parent is not None:
                 del self.waiting[job.name]
                 self.bad.add(job.name)
-                _, attempt, _ = fold(_events(self.run_paths), job.name)
+                _, attempt, _ = fold(read(self.run_paths.journal), job.name)
                 self.journal.append(
                     "skipped", job=job.name, attempt=attempt, message=f"{parent} did not succeed"
                 )
@@ -133,14 +147,14 @@ class Supervisor:
             )
             if granted is not None:
                 self.tickets[job.name] = granted
+                self.running[job.name] = self._start(job, granted)
                 del self.waiting[job.name]
-                self._start(job, granted)
 
     def _succeeded(self, job: str) -> bool:
         """Its processes have ended too: a result is written before the last of them is gone."""
         return job not in self.running and self.run_paths.job(job).result.exists()
 
-    def _start(self, job: JobPlan, ticket: Ticket) -> None:
+    def _start(self, job: JobPlan, ticket: Ticket) -> Running:
         from submitit import LocalExecutor
 
         folder = self.run_paths.job(job.name).scheduler
@@ -155,12 +169,15 @@ class Supervisor:
         os.environ.update(marks)  # submitit hands on our environment
         try:
             handle = executor.submit(entry, str(self.run_paths.root), job.name)
+        except OSError:
+            end_all(lambda: of_run(self.run_paths.root, job.name), grace=0)  # half-started
+            raise
         finally:
             for name in marks:
                 del os.environ[name]
         pid = int(handle.job_id)
         _say(f"{job.name}: started, pid {pid}, GPUs {ticket.gpus or 'none'}")
-        self.running[job.name] = Running(job, ticket, pid, ranks.local_key(pid), handle, time.monotonic())
+        return Running(job, pid, ranks.local_key(pid), handle, time.monotonic())
 
     # -- watching --------------------------------------------------------------------------------------------
 
@@ -186,9 +203,7 @@ class Supervisor:
     def _ended(self, running: Running) -> None:
         """A job's controller is gone: end what is left of it, free its GPUs, read how it ended."""
         name = running.job.name
-        del self.running[name]
         end_all(lambda: of_run(self.run_paths.root, name), grace=0)
-        self.machine.give_back(self.tickets.pop(name))
         attempt = self._attempt_of(running)
         end = try_read_json(attempt.end)
         if end is None and verdict.succeeded(self.run_paths.job(name), attempt):
@@ -196,6 +211,9 @@ class Supervisor:
         if end is None:
             end = self._record_silent(running, attempt)
         _say(f"{name}: attempt {attempt.number} {end['exit']}")
+        self.machine.give_back(self.tickets[name])
+        # Only now, so that all of this is tried again where the disk was full.
+        del self.running[name], self.tickets[name]
         if end["exit"] == "requeued":
             self.waiting[name] = running.job
         elif end["exit"] != "succeeded":
@@ -227,14 +245,9 @@ class Supervisor:
         return row
 
 
-def _events(run: RunPaths):
-    from latentctl.record.journal import read
-
-    return read(run.journal)
-
-
 def _say(text: str) -> None:
-    print(f"{now()} {text}", flush=True)
+    with contextlib.suppress(OSError):  # the log lies on the same disk
+        print(f"{now()} {text}", flush=True)
 
 
 def main(argv: list[str]) -> int:

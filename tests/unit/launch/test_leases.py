@@ -67,25 +67,39 @@ def dead() -> Owner:
     return replace(owner, start="1")
 
 
-def test_tickets_of_the_dead_are_taken_back(machine: Machine) -> None:
-    waiting, running = ask(machine, 4, "/dead-1"), ask(machine, 4, "/dead-2")
-    for ticket, granted in ((waiting, False), (running, True)):
-        path = machine.folder / "tickets" / ticket.file
-        row = json.loads(path.read_text())
-        row |= {"owner": vars(dead()), "granted": granted, "gpus": [0, 1, 2, 3] if granted else []}
-        path.write_text(json.dumps(row))
+def tamper(tmp_path: Path, ticket: Ticket, **owner: str) -> None:
+    path = tmp_path / "machine" / "tickets" / ticket.file
+    row = json.loads(path.read_text())
+    row["owner"] |= owner
+    path.write_text(json.dumps(row))
+
+
+def test_tickets_of_the_dead_are_taken_back(machine: Machine, tmp_path: Path) -> None:
+    running = machine.grant(ask(machine, 4, "/dead-1"), max_parallel=1)
+    waiting = ask(machine, 4, "/dead-2")
+    assert running is not None
+    tamper(tmp_path, running, **vars(dead()))
+    tamper(tmp_path, waiting, **vars(dead()))
     mine = ask(machine, 4)
     assert grant(machine, mine) == [0, 1, 2, 3]
+    assert len(list((tmp_path / "machine" / "tickets").iterdir())) == 1
 
 
-def test_after_a_reboot_nothing_is_leased(machine: Machine) -> None:
-    old = ask(machine, 4)
-    assert grant(machine, old) is not None
-    path = machine.folder / "tickets" / old.file
-    row = json.loads(path.read_text())
-    row["owner"]["boot"] = "the boot before"
-    path.write_text(json.dumps(row))
+def test_after_a_reboot_nothing_is_leased(machine: Machine, tmp_path: Path) -> None:
+    old = machine.grant(ask(machine, 4), max_parallel=1)
+    assert old is not None
+    tamper(tmp_path, old, boot="the boot before")
     assert grant(machine, ask(machine, 4)) == [0, 1, 2, 3]
+
+
+def test_a_long_queue_costs_a_waiting_one_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    tickets = [ask(machine, 0) for _ in range(50)]
+    loads = []
+    load = machine._load
+    monkeypatch.setattr(machine, "_load", lambda name: loads.append(name) or load(name))
+    assert grant(machine, tickets[-1]) is None
+    assert machine.waiting_before(tickets[-1]) == 49
+    assert len(loads) == 1  # the head alone is looked at
 
 
 def test_the_state_folder_is_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
