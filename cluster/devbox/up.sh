@@ -41,8 +41,10 @@ check_box() {
     port_owner_is_box "$p" || ! (exec 3<> "/dev/tcp/127.0.0.1/$p") 2> /dev/null \
       || refuse "port $p is taken" "another devbox? give another --port"
   done
+  local above=$BOX
+  while [ ! -e "$above" ]; do above=$(dirname "$above"); done
+  runuser -u slurm -- test -x "$above" || refuse "user slurm cannot enter $above" "--dir must be open to ordinary users"
   install -d -m 755 "$BOX" "$BOX/etc" "$BOX/dev" "$BOX/log" "$BOX/run"
-  runuser -u slurm -- test -x "$BOX" || refuse "user slurm cannot enter $BOX" "--dir must be readable by ordinary users"
   echo "$settings" > "$SETTINGS"
 }
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from latentctl.errors import UserError
+from latentctl.errors import Exit, UserError
 from latentctl.launch import devbox as box
 from latentctl.launch.protocol import Handle
 from latentctl.launch.slurm import SlurmExecutor
@@ -29,6 +29,7 @@ from latentctl.spec.cluster import ClusterProfile
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+NODES = 4
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,17 +63,31 @@ def devbox() -> Iterator[box.Status]:
     folder = Path(tempfile.mkdtemp(prefix="latentctl-test-", dir="/var/tmp"))
     folder.chmod(0o755)
     try:
-        box.up(folder, nodes=4, port=_free_ports(), install=False)
+        box.up(folder, nodes=NODES, port=_free_ports(), install=False)
     except UserError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        missing = os.geteuid() != 0 or "missing programs" in str(error)
-        if missing:
+        if error.code == Exit.USAGE:  # not root, packages missing: refused before anything was touched
+            folder.rmdir()
             pytest.skip(f"NO REAL SLURM WAS TESTED: {error}")
+        box.down(folder, wipe=True)
         raise
     try:
         yield box.status(folder)
     finally:
         box.down(folder, wipe=True)
+
+
+@pytest.fixture
+def up_again(devbox: box.Status) -> Iterator[Callable[..., None]]:
+    """up_again(nodes=...): `devbox up` on the tests' own box; it is whole again after the test."""
+    if os.environ.get("LATENTCTL_TEST_DEVBOX"):
+        pytest.skip("daemons of a devbox that is not the tests' own are left alone")
+    port = int((devbox.folder / "etc" / "settings").read_text().split("port=")[1].split()[0])
+
+    def up(*, nodes: int = NODES) -> None:
+        box.up(devbox.folder, nodes=nodes, port=port, install=False)
+
+    yield up
+    up()
 
 
 @pytest.fixture(autouse=True)
