@@ -197,7 +197,9 @@ def _free_memory() -> None:
 def _report_failure(exc: BaseException, attempt: AttemptPaths, rank: int) -> int:
     """Say why, on stderr and in the attempt. Returns the exit code."""
     failure = classify(exc)
-    if failure.kind == "user_error":
+    if isinstance(exc, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    elif failure.kind == "user_error":
         hint = f"\nhint: {failure.hint}" if failure.hint else ""
         where = f"{failure.where}: " if failure.where else ""
         print(f"error: {where}{failure.message}{hint}", file=sys.stderr)
@@ -210,6 +212,11 @@ def _report_failure(exc: BaseException, attempt: AttemptPaths, rank: int) -> int
     except OSError as err:
         print(f"{attempt.failure(rank)} was not written: {err}", file=sys.stderr)
     return EXIT_USER_ERROR if failure.kind == "user_error" else EXIT_FAILED
+
+
+def _is_a_riddle(exc: BaseException) -> bool:
+    """Worth a debugger: neither Ctrl-C nor a mistake that is already told in words."""
+    return isinstance(exc, Exception) and not isinstance(exc, JobUserError)
 
 
 def _leave(code: int) -> None:
@@ -250,7 +257,7 @@ def main(argv: list[str]) -> None:
             code = EXIT_REQUEUE
     except BaseException as exc:
         code = _report_failure(exc, run.job(job).attempt(attempt), rank)
-        if worker and worker.debug and worker.world.size == 1 and sys.stdin.isatty():
+        if worker and worker.debug and _is_a_riddle(exc) and worker.world.size == 1 and sys.stdin.isatty():
             pdb.post_mortem(exc.__traceback__)
     if worker and worker.wandb and code in (0, EXIT_REQUEUE):
         worker.wandb.finish(_WANDB_FINISH_PREEMPTED_S if code else _WANDB_FINISH_S)

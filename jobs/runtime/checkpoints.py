@@ -138,12 +138,18 @@ def publish(stage: StagePaths, target: Path, attempt: int, fill: Callable[[Path]
 
 
 def seal(folder: Path) -> dict[str, int]:
-    """Make every file below `folder` durable. Returns relative path -> size in bytes."""
+    """Make every file below `folder` durable. Returns relative path -> size in bytes.
+
+    Another process may still be writing beside; a temporary file that goes away meanwhile is no matter.
+    """
     sizes: dict[str, int] = {}
     for root, _, names in os.walk(folder):
         for name in names:
             path = Path(root, name)
-            fd = os.open(path, os.O_RDONLY)
+            try:
+                fd = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue
             try:
                 os.fsync(fd)
                 sizes[path.relative_to(folder).as_posix()] = os.fstat(fd).st_size

@@ -64,8 +64,8 @@ class Rate:
             self._skipped_first = False
         if self._seen and step == self._seen[-1][1]:
             return
-        if len(self._seen) == 2 and not self._skipped_first:
-            self._seen.popleft()
+        if len(self._seen) == 1 and not self._skipped_first:
+            self._seen.clear()
             self._skipped_first = True
         self._seen.append((at, step))
 

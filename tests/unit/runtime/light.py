@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,16 @@ class LightSettings(MethodSettings):
     """An all-reduce at every step: hangs or breaks when a peer is gone."""
 
 
+_alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
 class Light:
     def __init__(self, ctx: Any) -> None:
         self.ctx = ctx
         self.settings = ctx.stage.settings
+        self.left_over = len(_alive)
+        self.me = self  # a cycle, as engines have them: only a garbage collection frees it
+        _alive.add(self)
 
     def run(self) -> dict[str, Any]:
         from jobs.methods.protocol import Preempted
@@ -71,6 +78,7 @@ class Light:
             "counted": s.steps,
             "began": begin,
             "source": str(ctx.source),
+            "left_over": self.left_over,
             "threads": os.environ["OMP_NUM_THREADS"],
         }
 

@@ -50,7 +50,12 @@ class Bench:
         return self.run.job(name)
 
     def spawn(
-        self, job: str = "main", *, attempt: int | None = None, env: dict[str, str] | None = None
+        self,
+        job: str = "main",
+        *,
+        attempt: int | None = None,
+        env: dict[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> list[subprocess.Popen[str]]:
         """Start every rank of a new attempt."""
         number = attempt or claim(self.job(job), f"test:{os.urandom(4).hex()}", {}).number
@@ -60,7 +65,7 @@ class Bench:
             subprocess.Popen(
                 command,
                 cwd=self.run.root,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -110,6 +110,16 @@ def test_rate_says_nothing_from_nothing(steps):
     assert (rate.per_second(), rate.eta(5)) == (None, None)
 
 
+def test_the_first_step_alone_tells_no_rate():
+    """It holds the loading of the model; an estimate from it would frighten people."""
+    rate = Rate()
+    for at, step in [(0.0, 0), (90.0, 1)]:
+        rate.add(at, step)
+    assert (rate.per_second(), rate.eta(99)) == (None, None)
+    rate.add(92.0, 2)
+    assert (rate.per_second(), rate.eta(98)) == (0.5, 196)
+
+
 def test_a_clock_that_stands_still_is_no_rate():
     rate = Rate()
     for step in range(5):

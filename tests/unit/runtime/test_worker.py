@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -36,6 +38,33 @@ def test_a_job_runs_its_stages_in_order_and_leaves_results(bench):
     ]
     assert done.out.count("closed") == 2
     assert not b.job().attempts()[-1].failure(0).exists()
+
+
+def test_a_stage_leaves_no_memory_to_the_next(bench):
+    b = bench([stage("one"), stage("two"), stage("three")])
+    assert b.work()[0].code == 0
+    assert [r["left_over"] for r in read_json(b.job().result)["stages"].values()] == [0, 0, 0]
+
+
+def test_debug_ends_in_a_debugger_at_the_line_that_failed(bench):
+    b = bench([stage(fail_at=2)], debug=True, wandb={})
+    terminal, side = pty.openpty()
+    os.write(terminal, b"p 'step is', step\nq\n")
+    (p,) = b.spawn(stdin=side)
+    out, err = p.communicate(timeout=60)
+    os.close(terminal)
+    os.close(side)
+    assert "(Pdb) ('step is', 2)" in out
+    assert "nothing is sent to W&B" in err
+    assert p.returncode == 1
+
+
+@pytest.mark.parametrize("fail", ["ValueError('no terminal')", "KeyboardInterrupt()"])
+def test_debug_without_a_terminal_just_fails(bench, fail):
+    (done,) = bench([stage(fail_at=2, fail=fail)], debug=True).work()
+    assert done.code == 1
+    assert "Pdb" not in done.out
+    assert ("Traceback" in done.err) == ("ValueError" in fail)
 
 
 def test_the_heartbeat_tells_where_the_job_is(bench):
