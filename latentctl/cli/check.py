@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from latentctl.spec.load import LoadedRecipe
     from latentctl.spec.resolve import Point
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def check(
-    recipes: Annotated[list[Path], typer.Argument(help="Recipes.", metavar="RECIPE...")],
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes.", metavar="RECIPE")],
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE over the recipe; repeatable.", metavar="KEY=VALUE"),
@@ -57,12 +57,24 @@ def check(
     for path, recipe in loaded.items():
         print(f"{path}: ok ({_stages(recipe)})")
         if show:
-            print("\n".join(rendered(recipe.points[0])))
+            _show(recipe)
     if len(loaded) == 1:
         path = next(iter(loaded))
         output.next_commands(
             [(f"latentctl submit {path} --dry-run", "see the plan"), (f"latentctl submit {path}", "run it")]
         )
+
+
+def _show(recipe: LoadedRecipe) -> None:
+    """The first point whole, and what each of the others varies."""
+    import json
+
+    print("\n".join(rendered(recipe.points[0])))
+    if len(recipe.points) > 1:
+        print("points:")
+    for number, point in enumerate(recipe.points if len(recipe.points) > 1 else [], start=1):
+        varies = " ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in point.varies.items())
+        print(f"  {number}: {varies}")
 
 
 def _stages(recipe: LoadedRecipe) -> str:

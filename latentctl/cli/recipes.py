@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +13,9 @@ from latentctl import shipped
 from latentctl.cli import output
 from latentctl.errors import Exit, UserError
 
-app = typer.Typer(no_args_is_help=True, help="List the shipped recipes; copy one to change it.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="List the shipped recipes; copy one to change it."
+)
 
 
 def _recipes() -> dict[str, Path]:
@@ -52,8 +53,10 @@ def list_(as_json: output.Json = False) -> None:
     output.next_commands([("latentctl recipes copy NAME", "copy one to here and change it")])
 
 
-def _target(name: str, dest: Path) -> Path:
-    target = dest / f"{name}.yaml" if dest.is_dir() or str(dest).endswith(os.sep) else dest
+def _target(name: str, dest: str) -> Path:
+    """The file to write: in a folder (one that exists, or a text that ends in a slash), or as it is said."""
+    folder = dest.endswith("/") or Path(dest).is_dir()
+    target = Path(dest) / f"{name}.yaml" if folder else Path(dest)
     if not target.parent.is_dir():
         raise UserError("no such directory", where=str(target.parent))
     return target
@@ -62,7 +65,7 @@ def _target(name: str, dest: Path) -> Path:
 @app.command()
 def copy(
     name: Annotated[str, typer.Argument(help="A shipped recipe.")],
-    dest: Annotated[Path, typer.Argument(help="A folder, or the new file.")] = Path(),
+    dest: Annotated[str, typer.Argument(help="A folder, or the new file.")] = ".",
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: output.Json = False,
 ) -> None:

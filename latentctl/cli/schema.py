@@ -10,7 +10,7 @@ import typer
 
 from latentctl.cli import output
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 class Kind(StrEnum):
@@ -22,7 +22,7 @@ class Kind(StrEnum):
 
 @app.command()
 def schema(
-    kind: Annotated[Kind, typer.Argument(help="Schema of what.")] = Kind.RECIPE,
+    kind: Annotated[Kind, typer.Argument(help="Schema of what.", metavar="recipe|cluster")] = Kind.RECIPE,
     as_json: output.Json = False,
 ) -> None:
     """Print the JSON Schema of recipes or of cluster profiles, for editors and other checkers.

@@ -74,9 +74,7 @@ def test_its_settings_are_checked_like_ours(
     assert expected in line
 
 
-def test_a_method_that_needs_a_setting_says_so_where_the_block_is_absent(
-    recipes: Recipes, plugin: Path
-) -> None:
+def test_a_setting_that_a_method_needs_is_missed_without_its_block(recipes: Recipes, plugin: Path) -> None:
     (line,) = recipes.lines(HEAD + "plugins: [mine.py]\nmethod: distil\n")
     assert line == "r.yaml:1:1: distil.teacher: missing"
 
@@ -94,7 +92,7 @@ def test_a_method_that_needs_a_setting_says_so_where_the_block_is_absent(
         ("raise SystemExit(3)\n", "{file}:1: plugins.0: the plugin fails: SystemExit: 3"),
         ("\0", "{file}"),
         (
-            "from latentctl.spec.methods import MethodSettings, register\n\n@register\nclass A(MethodSettings): pass\n",
+            "from latentctl.spec.methods import *\n\n@register\nclass A(MethodSettings): pass\n",
             "{file}:3: plugins.0: the plugin fails: AttributeError",
         ),
     ],
@@ -158,7 +156,5 @@ def test_an_installed_package_that_fails_is_named(recipes: Recipes, monkeypatch:
     monkeypatch.setattr(metadata, "entry_points", lambda group: [_Point(ImportError("no torch"))])
     with pytest.raises(UserError) as caught:
         recipes.load(HEAD + "method: remote\n")
-    assert (
-        str(caught.value)
-        == "the method 'remote' of an installed package fails: ImportError: no torch\nhint: it is somewhere:Remote"
-    )
+    words = "the method 'remote' of an installed package fails: ImportError: no torch"
+    assert str(caught.value) == f"{words}\nhint: it is somewhere:Remote"
