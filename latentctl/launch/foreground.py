@@ -8,7 +8,9 @@ import signal
 import subprocess
 
 from latentctl.errors import UserError
+from latentctl.launch import gpus
 from latentctl.launch.command import worker_command, worker_environment
+from latentctl.launch.leases import Machine, state_dir
 from latentctl.launch.ranks import Place, free_port
 from latentctl.record import attempt as attempts
 from latentctl.record.journal import Journal
@@ -43,10 +45,16 @@ def _run_job(run: RunPaths, plan: Plan, job: JobPlan) -> int:
         nodes=1, host="127.0.0.1", key=key,
     )  # fmt: skip
     env = worker_environment(run, plan, job, place, meeting)
+    with Machine(state_dir(), gpus.visible).hold(run.root, job.name, gpus=job.gpus_per_node) as leased:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, leased))
+        return _call(run, job, worker_command(run, plan, job, attempt.number), env)
+
+
+def _call(run: RunPaths, job: JobPlan, command: list[str], env: dict[str, str]) -> int:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process = subprocess.Popen(
-            worker_command(run, plan, job, attempt.number),
+            command,
             env=env,
             cwd=run.root,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),

@@ -7,9 +7,11 @@ what belongs to dead processes is taken back by whoever looks next.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -109,6 +111,20 @@ class Machine:
         with mutex(self._lock_file):
             for path in self._folder.glob(f"*.{ticket.token}.json"):
                 path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def hold(self, run: Path, job: str, *, gpus: int, poll: float = 0.5) -> Iterator[list[int]]:
+        """GPUs for a job in the foreground, waited for in the queue. CPU jobs are not kept waiting."""
+        if gpus == 0:
+            yield []
+            return
+        ticket = self.ask(run, job, gpus)
+        try:
+            while (granted := self.grant(ticket, max_parallel=1)) is None:
+                time.sleep(poll)
+            yield granted.gpus
+        finally:
+            self.give_back(ticket)
 
     def waiting_before(self, ticket: Ticket) -> int:
         """How many of the same queue stand before this one; the dead among them count until they are seen."""
