@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from jobs.grade.extract import answer_part, marked, plain_signs, shorten
+from jobs.grade.numbers import number, show
 from jobs.grade.protocol import Answered, Verdict
 
 _MAX_EXPRESSION = 1000
@@ -33,6 +34,8 @@ class Math:
 
         Texts that differ in their reasoning alone become equal here, so each (gold, answer) is judged once.
         """
+        if not item.gold.strip():
+            return Verdict("error", None, "there is no gold answer")
         text = answer_part(item)
         if text is None:
             return Verdict("wrong", None, "the reasoning never ended")
@@ -41,6 +44,9 @@ class Math:
             return replace(item, text=text[-_MAX_TEXT:], meta={}, markers=("", ""))
         if _canonical(found.text) == _canonical(item.gold):
             return Verdict("correct", shorten(found.text), f"{found.how}: the gold itself")
+        gold, value = number(item.gold), number(found.text[:_MAX_EXPRESSION])
+        if gold is not None and gold == value:
+            return Verdict("correct", shorten(found.text), f"{found.how}: the gold's number {show(gold)}")
         if len(found.text) > _MAX_EXPRESSION:
             reason = f"{found.how}: {len(found.text)} characters are too long for an answer"
             return Verdict("wrong", shorten(found.text), reason)
@@ -58,7 +64,7 @@ class Math:
             return Verdict("error", None, f"the gold cannot be read: {shorten(prepared.gold, 60)!r}")
         answer = parse(
             plain_signs(prepared.text),
-            extraction_config=_answer_config(),
+            extraction_config=_config(),
             extraction_mode="first_match",
             parsing_timeout=None,  # pyright: ignore[reportArgumentType]
             raise_on_error=True,
@@ -75,12 +81,13 @@ class Math:
 
 @lru_cache(maxsize=4096)
 def _parse_gold(gold: str) -> list[Any]:
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+    from math_verify import parse
 
+    gold = gold.replace("\\$", "")
     text = gold if "$" in gold or "\\boxed" in gold else f"\\boxed{{{gold}}}"
     return parse(
         plain_signs(text),
-        extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
+        extraction_config=_config(),
         extraction_mode="first_match",
         parsing_timeout=None,  # pyright: ignore[reportArgumentType]
         raise_on_error=True,
@@ -88,14 +95,11 @@ def _parse_gold(gold: str) -> list[Any]:
 
 
 @lru_cache(maxsize=1)
-def _answer_config() -> list[Any]:
-    from latex2sympy2_extended import NormalizationConfig
+def _config() -> list[Any]:
+    """Boxed first; malformed operators (\\frac12) are read as they are meant: answers are judged, not their form."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig
 
-    rules = NormalizationConfig(
-        nits=False, malformed_operators=False, basic_latex=True, equations=False, boxed="all", units=True
-    )
-    return [LatexExtractionConfig(boxed_match_priority=0, normalization_config=rules), ExprExtractionConfig()]
+    return [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
 
 
 _NOISE = re.compile(r"\\(?:left|right|displaystyle|[,;:! ])|\\text\s*\{([^{}]*)\}|\s+|\$")
