@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_START = re.compile(r"\\f?boxed\s*(\{|(?=[^\s{]))")
+_START = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[^\s{]))")
 
 
 def last_boxed(text: str) -> str | None:

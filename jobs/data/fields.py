@@ -85,8 +85,8 @@ def plain_number(value: float | str) -> str:
         number = Decimal(bare)
     except InvalidOperation:
         return str(value).strip()
-    if not number.is_finite():
+    if not number.is_finite() or abs(number.adjusted()) > 40:
         return str(value).strip()
-    if number == number.to_integral_value() and abs(number) < Decimal(10) ** 30:
+    if number == number.to_integral_value():
         return str(int(number))
     return f"{number.normalize():f}"

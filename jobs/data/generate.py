@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import count
 
 from jobs.data.example import Example
-from jobs.data.registry import Generator
+from jobs.data.registry import Generator, NothingFits
 from jobs.runtime.errors import JobUserError
 
 SPLITS = {"train": range(0, 80), "valid": range(80, 90), "test": range(90, 100)}
@@ -25,24 +25,32 @@ def bucket(key: str) -> int:
 
 def stream(entry: Generator, split: str, options: object, seed: int) -> Iterator[Example]:
     """Distinct problems, the same on every machine. Raises JobUserError when there are no more."""
-    if split not in SPLITS:
-        raise JobUserError(f"{entry.name} has no split {split!r}", hint=f"splits: {', '.join(SPLITS)}")
     mine = SPLITS[split]
     rng = random.Random(f"{entry.name}/{split}/{seed}")
     seen: set[int] = set()
     for number in count():
-        for _ in range(PATIENCE):
-            key, example = entry.draw(rng, options)
-            digest = hash_of(key)
-            if digest not in seen and bucket(key) in mine:
-                break
-        else:
+        found = _next(entry, rng, options, seen, mine)
+        if found is None:
             raise JobUserError(
                 f"{entry.name} found only {number} different problems for {split!r} with these options",
                 hint="ask for fewer (limit), or for larger problems (options)",
             )
-        seen.add(digest)
-        yield replace(example, id=f"{entry.name}-{split}-{seed}-{number}")
+        yield replace(found, id=f"{entry.name}-{split}-{seed}-{number}")
+
+
+def _next(
+    entry: Generator, rng: random.Random, options: object, seen: set[int], mine: range
+) -> Example | None:
+    for _ in range(PATIENCE):
+        try:
+            key, example = entry.draw(rng, options)
+        except NothingFits:
+            return None
+        digest = hash_of(key)
+        if digest not in seen and bucket(key) in mine:
+            seen.add(digest)
+            return example
+    return None
 
 
 def hash_of(key: str) -> int:

@@ -100,8 +100,10 @@ def _refused(bad: BadRow) -> JobUserError:
 def _generated(entry: Generator, spec: DatasetSpec, split: str, options: Any) -> Loaded:
     if spec.path is not None:
         raise JobUserError(f"{entry.name} is a generator: it reads no file", hint="drop dataset.path")
+    if split not in entry.sizes:
+        raise JobUserError(f"{entry.name} has no split {split!r}", hint=f"splits: {', '.join(entry.sizes)}")
     rows = stream(entry, split, options, spec.seed or 0)
-    size = spec.limit or entry.sizes.get(split, 0)
+    size = spec.limit or entry.sizes[split]
     examples = list(islice(rows, spec.start, spec.start + size))
     return Loaded(entry.name, split, "generated", examples, None, entry.grader, entry.instruction)
 

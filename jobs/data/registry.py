@@ -26,6 +26,10 @@ class NoOptions(Spec):
     """A dataset without options."""
 
 
+class NothingFits(Exception):
+    """Raised by a generator's `draw` whose many tries gave no problem that fits the options."""
+
+
 @dataclass(frozen=True)
 class Form:
     """One way in which a row may look: a row is of the first form whose `fields` it has all.

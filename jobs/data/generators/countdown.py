@@ -7,7 +7,7 @@ import random
 from pydantic import Field, model_validator
 
 from jobs.data.example import Example
-from jobs.data.registry import Generator, register
+from jobs.data.registry import Generator, NothingFits, register
 from jobs.data.sets.countdown import INSTRUCTION, countdown
 from latentctl.spec.base import Spec
 
@@ -65,7 +65,7 @@ def draw(rng: random.Random, options: Options) -> tuple[str, Example]:
         if low <= target <= high and options.difficulty[0] <= hard <= options.difficulty[1]:
             example = countdown(nums, target, expression, difficulty=hard)
             return " ".join(map(str, sorted(nums))), example
-    raise ValueError("no problem fits these options")
+    raise NothingFits
 
 
 def _combine(rng: random.Random, nums: list[int]) -> tuple[int, str, list[str]] | None:

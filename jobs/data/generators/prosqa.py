@@ -9,7 +9,7 @@ from itertools import pairwise
 from pydantic import Field, model_validator
 
 from jobs.data.example import Example
-from jobs.data.registry import Generator, register
+from jobs.data.registry import Generator, NothingFits, register
 from jobs.data.sets.graphs import PROSQA_INSTRUCTION
 from latentctl.spec.base import Spec
 
@@ -105,7 +105,7 @@ def draw(rng: random.Random, options: Options) -> tuple[str, Example]:
         made = _graph(rng, options)
         if made is not None:
             return _told(rng, *made)
-    raise ValueError("no problem fits these options")
+    raise NothingFits
 
 
 def _graph(
