@@ -1,0 +1,145 @@
+"""A recipe from YAML to a result on this machine: what every later command then says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests.e2e.conftest import Cli
+
+pytestmark = pytest.mark.heavy
+
+
+def test_a_recipe_becomes_a_result_table(finished: Cli) -> None:
+    run = finished.run_dir()
+    result = json.loads(next(run.glob("jobs/*/result.json")).read_text())
+    score = result["stages"]["score"]
+    assert score["n"] == 12
+    assert 0 <= score["accuracy_ci"][0] <= score["accuracy"] <= score["accuracy_ci"][1] <= 1
+    rows = [
+        json.loads(x) for x in next(run.glob("jobs/*/stages/score/samples.jsonl")).read_text().splitlines()
+    ]
+    assert len(rows) == len({r["id"] for r in rows}) == 12
+    assert sum(r["verdict"] == "correct" for r in rows) / 12 == pytest.approx(score["accuracy"])
+    shown = finished("show", run.name)
+    assert "ACCURACY" in shown.out
+    assert "score" in shown.out
+
+
+def test_status_logs_and_show_agree_that_it_succeeded(finished: Cli) -> None:
+    run = finished.run_dir()
+    (entry,) = [r for r in finished("status", "--all", "--json").json["data"]["runs"] if r["run"] == run.name]
+    assert entry["state"] == "succeeded"
+    assert finished("status", "@last", "--exit-code").code == 0
+    assert finished("logs", run.name).out
+    assert max(map(len, finished("status").out.splitlines())) <= 80
+    assert max(map(len, finished("show", "@last").out.splitlines())) <= 80
+
+
+def test_submitting_the_same_again_names_the_existing_run(finished: Cli) -> None:
+    before = sorted(p.name for p in finished.runs.iterdir())
+    again = finished("submit", "tiny.yaml")
+    assert finished.run_dir().name in again.out + again.err
+    assert "--rerun" in again.out + again.err
+    assert sorted(p.name for p in finished.runs.iterdir()) == before
+
+
+def test_grading_again_changes_nothing_and_needs_no_generation(finished: Cli) -> None:
+    run = finished.run_dir()
+    samples = next(run.glob("jobs/*/stages/score/samples.jsonl"))
+    before = [json.loads(x) for x in samples.read_text().splitlines()]
+    finished("grade", run.name)
+    after = [json.loads(x) for x in samples.read_text().splitlines()]
+    assert [(r["id"], r["verdict"]) for r in after] == [(r["id"], r["verdict"]) for r in before]
+
+
+def test_a_checkpoint_is_evaluated_by_a_command_of_its_own(finished: Cli) -> None:
+    run = finished.run_dir()
+    done = finished(
+        "eval", "--checkpoint", f"{run.name}/sft", "--dataset", "shell-game", "--limit", "5",
+        "--set", "dataset.options.cups=4", "--set", "dataset.options.swaps=3",
+        "--set", "sampling.max_new_tokens=40", "--wait",
+    )  # fmt: skip
+    assert "ACCURACY" in done.out
+
+
+def test_dry_run_creates_nothing_and_shows_everything(cli: Cli) -> None:
+    done = cli("submit", cli.recipe(), "--dry-run")
+    assert not cli.runs.exists()
+    for word in ("sft", "score", "GPU-hours", "jobs.worker"):
+        assert word in done.out, done
+
+
+def test_ctrl_c_while_waiting_leaves_the_job_running(cli: Cli) -> None:
+    process = cli.start("submit", cli.recipe(), "--wait")
+    wait_until(lambda: cli.runs.exists() and any(cli.runs.glob("tiny-*/jobs/*/heartbeat.json")), 120)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 5, out + err
+    assert "goes on" in err
+    wait_until(lambda: any(cli.runs.glob("tiny-*/jobs/*/result.json")), 120)
+    assert cli("status", "@last", "--exit-code").code == 0
+
+
+def test_cancel_ends_every_process_of_the_run(cli: Cli) -> None:
+    slow = cli.recipe().replace(".yaml", "")
+    cli("submit", f"{slow}.yaml", "--set", "train.steps=100000")
+    run = wait_for_heartbeat(cli)
+    cli("cancel", run)
+    wait_until(lambda: not processes_of(run), 30)
+    assert cli("status", run, "--json").json["data"]["runs"][0]["state"] == "cancelled"
+    assert cli("status", run, "--exit-code", code=1)
+
+
+def test_a_killed_run_is_resumed_with_the_same_losses(cli: Cli, finished: Cli) -> None:
+    """kill -9 of the worker in the middle, then `retry`: the losses are those of the uninterrupted run."""
+    args = ["--set", "train.steps=40", "--set", "train.save_every=10"]
+    cli("submit", cli.recipe(), "--name", "whole", "--wait", *args)
+    cli("submit", "tiny.yaml", "--name", "broken", *args)
+    metrics = "broken-*/jobs/*/metrics.jsonl"
+    wait_until(
+        lambda: any(len(p.read_text().splitlines()) > 15 for p in cli.runs.glob(metrics)), 120, every=0.02
+    )
+    run = next(cli.runs.glob("broken-*")).name
+    for pid in processes_of(run, "jobs.worker"):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: cli("status", run, "--exit-code", code=None).code == 1, 60)
+    cli("retry", run)
+    wait_until(lambda: cli("status", run, "--exit-code", code=None).code == 0, 120)
+    assert losses(cli, "broken-*") == losses(cli, "whole-*")
+
+
+def losses(cli: Cli, pattern: str) -> list[tuple[int, float]]:
+    (file,) = cli.runs.glob(f"{pattern}/jobs/*/metrics.jsonl")
+    rows = [json.loads(x) for x in file.read_text().splitlines()]
+    return [(r["step"], r["loss"]) for r in rows if r["stage"] == "sft" and "loss" in r]
+
+
+def wait_for_heartbeat(cli: Cli) -> str:
+    wait_until(lambda: cli.runs.exists() and any(cli.runs.glob("*/jobs/*/heartbeat.json")), 120)
+    return next(cli.runs.glob("tiny-*")).name
+
+
+def wait_until(ready, seconds: float, *, every: float = 0.2) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(every)
+
+
+def processes_of(run: str, word: str = "") -> list[int]:
+    """Processes whose command line names the run."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                line = open(f"/proc/{entry.name}/cmdline", "rb").read().decode(errors="replace")
+            except OSError:
+                continue
+            if run in line and word in line and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+    return found
