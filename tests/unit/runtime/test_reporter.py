@@ -5,23 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from runs_for_tests import wait_for
 
+from jobs.runtime import metrics
 from jobs.runtime import reporter as module
-from jobs.runtime.reporter import Rate, Reporter, plain
+from jobs.runtime.reporter import Reporter, plain
 from latentctl.record.journal import Journal, read
 from latentctl.record.paths import JobPaths
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.at = 1000.0
-
-    def __call__(self) -> float:
-        return self.at
 
 
 @pytest.fixture
@@ -29,9 +25,8 @@ def job(tmp_path: Path) -> JobPaths:
     return JobPaths(tmp_path / "jobs" / "main")
 
 
-def reporter(job: JobPaths, clock: Clock | None = None, **kwargs: Any) -> Reporter:
-    kwargs = {"stage": "sft", "attempt": 1, **kwargs}
-    return Reporter(job, clock=clock or Clock(), **kwargs)
+def reporter(job: JobPaths, **kwargs: Any) -> Reporter:
+    return Reporter(job, **{"stage": "sft", "attempt": 1, "every": 0.05, **kwargs})
 
 
 def rows(job: JobPaths) -> list[dict[str, Any]]:
@@ -42,24 +37,34 @@ def beat(job: JobPaths) -> dict[str, Any]:
     return json.loads(job.heartbeat.read_text())
 
 
-def test_the_heartbeat_is_written_once_a_second_and_at_the_end(job):
-    r = reporter(job, clock := Clock())
+def test_the_heartbeat_comes_at_once_then_at_its_pace_and_at_the_end(job):
+    r = reporter(job, every=0.5)
     r.progress(1, 100)
+    wait_for(job.heartbeat.exists, timeout=0.4)
+    begin = time.monotonic()
+    for step in range(2, 50):
+        r.progress(step, 100, loss=1 / step)
     assert beat(job)["step"] == 1
-    clock.at += 0.4
-    r.progress(2, 100)
-    assert beat(job)["step"] == 1
-    clock.at += 0.7
-    r.progress(3, 100, loss=0.5)
-    assert (beat(job)["step"], beat(job)["metrics"]) == (3, {"loss": 0.5})
-    clock.at += 0.1
-    r.progress(4, 100)
-    assert beat(job)["step"] == 3
-    r.close()
-    assert beat(job)["step"] == 4
+    wait_for(lambda: beat(job)["step"] == 49, timeout=5)
+    assert time.monotonic() - begin > 0.3
+    assert beat(job)["metrics"] == {"loss": 1 / 49}
     r.progress(100, 100)
-    assert beat(job)["step"] == 100
+    r.close()
+    assert (beat(job)["step"], beat(job)["eta_s"]) == (100, 0)
     assert (beat(job)["pid"], beat(job)["unit"], beat(job)["stage"]) == (os.getpid(), "step", "sft")
+
+
+def test_a_hanging_file_system_does_not_hold_the_work(job, monkeypatch, capsys):
+    release = threading.Event()
+    monkeypatch.setattr(module, "write_json", lambda *_, **__: release.wait(30))
+    monkeypatch.setattr(module, "_CLOSE_S", 0.2)
+    r, begin = reporter(job), time.monotonic()
+    for step in range(1000):
+        r.progress(step, 1000)
+    assert time.monotonic() - begin < 2
+    r.close()
+    assert "still waits for its disk" in capsys.readouterr().err
+    release.set()
 
 
 def test_only_rank_0_writes(job):
@@ -70,62 +75,6 @@ def test_only_rank_0_writes(job):
     r.rewind(0)
     r.close()
     assert not job.root.exists()
-
-
-def test_rate_is_that_of_the_usual_step_and_eta_counts_the_pauses_in():
-    rate = Rate()
-    at = 0.0
-    rate.add(at, 0)
-    at += 100  # compiling, filling caches: the first step says nothing about the others
-    rate.add(at, 1)
-    for step in range(2, 102):
-        at += 2 + (10 if step % 10 == 0 else 0)  # every tenth is followed by a validation
-        rate.add(at, step)
-    assert rate.per_second() == pytest.approx(0.5)
-    assert rate.eta(50) == pytest.approx(50 * 3, rel=0.02)
-
-
-def test_rate_of_uneven_reports_is_weighted_by_what_was_done():
-    rate = Rate()
-    for at, step in [(0, 0), (1, 10), (2, 20), (2.001, 21), (3.0, 31), (4.0, 41)]:
-        rate.add(at, step)
-    assert rate.per_second() == pytest.approx(10, rel=0.02)
-
-
-def test_rate_forgets_old_times():
-    rate = Rate(window=16, recent=8)
-    for step in range(100):
-        rate.add(step * 10.0, step)
-    for step in range(100, 140):
-        rate.add(1000 + (step - 100) * 0.1, step)
-    assert rate.per_second() == pytest.approx(10)
-    assert rate.eta(10) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("steps", [[], [3], [3, 3], [3, 1]])
-def test_rate_says_nothing_from_nothing(steps):
-    rate = Rate()
-    for i, step in enumerate(steps):
-        rate.add(float(i), step)
-    assert (rate.per_second(), rate.eta(5)) == (None, None)
-
-
-def test_the_first_step_alone_tells_no_rate():
-    """It holds the loading of the model; an estimate from it would frighten people."""
-    rate = Rate()
-    for at, step in [(0.0, 0), (90.0, 1)]:
-        rate.add(at, step)
-    assert (rate.per_second(), rate.eta(99)) == (None, None)
-    rate.add(92.0, 2)
-    assert (rate.per_second(), rate.eta(98)) == (0.5, 196)
-
-
-def test_a_clock_that_stands_still_is_no_rate():
-    rate = Rate()
-    for step in range(5):
-        rate.add(7.0, step)
-    assert rate.per_second() is None
-    assert rate.eta(3) == 0
 
 
 def test_rows_are_whole_and_say_whose_they_are(job):
@@ -169,11 +118,10 @@ def test_rewind_drops_this_stages_rows_beyond_a_step(job):
 
 
 def test_a_torn_line_does_not_swallow_the_next(job):
-    r = reporter(job)
-    r.log(1)
+    reporter(job).log(1)
     with open(job.metrics, "a") as f:
-        f.write('{"stage": "sf')
-    r.log(2)
+        f.write('{"stage": "sf')  # by an attempt that was killed
+    reporter(job, attempt=2).log(2)
     lines = job.metrics.read_text().splitlines()
     assert [json.loads(lines[i])["step"] for i in (0, 2)] == [1, 2]
 
@@ -196,27 +144,43 @@ def test_a_full_disk_is_noted_once_and_the_work_goes_on(job, monkeypatch, capsys
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    r = reporter(job, clock := Clock(), journal=Journal(tmp_path / "journal"))
+    r = reporter(job, journal=Journal(tmp_path / "journal"))
     r.log(1, loss=1.0)
+    r.progress(1, 100)
+    wait_for(job.heartbeat.exists)
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_json", full)
-        patch.setattr(module, "write_bytes", full)
+        patch.setattr(metrics, "write_bytes", full)
         patch.setattr(os, "write", full)
         for step in range(2, 50):
-            clock.at += 1
             r.progress(step, 100)
             r.log(step, loss=1.0)
             r.event("checkpoint", step=step)
             r.rewind(step)
+        time.sleep(0.2)
         err = capsys.readouterr().err.splitlines()
-    assert len(err) == 3  # heartbeat, metrics, journal
+    assert sorted(line.split()[0] for line in err) == ["heartbeat.json", "journal", "metrics.jsonl"]
     assert all("No space left on device" in line and "the work goes on" in line for line in err)
-    clock.at += 60
     r.progress(50, 100)
     r.log(50, loss=1.0)
+    r.close()
     assert beat(job)["step"] == 50
     assert [row["step"] for row in rows(job)] == [1, 50]
     assert capsys.readouterr().err == ""
+
+
+def test_a_row_that_was_cut_short_does_not_swallow_the_next(job, monkeypatch):
+    r = reporter(job)
+    r.log(1)
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: write(fd, data[: len(data) // 2]))
+        r.log(2)
+    r.log(3)
+    lines = job.metrics.read_text().splitlines()
+    assert [json.loads(lines[i])["step"] for i in (0, 2)] == [1, 3]
+    r.rewind(3)
+    assert [row["step"] for row in rows(job)] == [1, 3]
 
 
 def test_what_cannot_be_said_does_not_stop_the_work(job, capsys):
@@ -227,18 +191,21 @@ def test_what_cannot_be_said_does_not_stop_the_work(job, capsys):
     r = reporter(job)
     r.log(1, loss=Rude())
     r.progress(1, 1, loss=Rude())
+    r.close()
     assert not job.metrics.exists()
-    assert "RuntimeError: no" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("RuntimeError: no") == 2
 
 
 def test_a_left_over_attempt_falls_silent(job, capsys):
-    r = reporter(job, clock := Clock())
+    r = reporter(job)
     r.progress(1, 10)
+    wait_for(job.heartbeat.exists)
     job.attempt(2).root.mkdir(parents=True)
-    clock.at += 2
     r.progress(2, 10)
+    wait_for(lambda: r._stale)
     r.log(2, loss=1.0)
+    r.progress(3, 10)
     r.close()
     assert beat(job)["step"] == 1
     assert not job.metrics.exists()
-    assert "attempt 2 has started" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("attempt 2 has started") == 1
