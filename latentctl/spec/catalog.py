@@ -8,7 +8,9 @@ import typing
 from typing import Any, Literal
 
 import annotated_types as at
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from latentctl.spec.base import Spec
 
@@ -109,13 +111,16 @@ def hint_for_key(
 ) -> str:
     """Where a key that is unknown here belongs, the nearest known one, or what is known here."""
     known = list(siblings)
+    if "." in key and key.split(".")[0] in everywhere:
+        first, *rest = key.split(".")
+        return f"write it as {first}: {{{'.'.join(rest)}: ...}}; dotted keys stand under sweep.grid alone"
     homes = everywhere.get(key, [])
     if homes and (len(homes) <= 4 or () in homes):
         return _homes(key, homes, top_only)
     target = SYNONYMS.get(key.lower().replace("-", "_"))
     if target and (target.split(".")[-1] in everywhere):
         return f"the key here is {target}"
-    if near := nearest(key, known):
+    if near := nearest(key, known, 0.67):
         return f"did you mean {near}?"
     if far := nearest(key, everywhere, 0.8):
         return f"did you mean {'.'.join((*everywhere[far][0], far))}?"
@@ -145,6 +150,10 @@ def _bounds(metadata: typing.Iterable[Any]) -> str:
 
 def expected(annotation: Any, metadata: typing.Iterable[Any] = ()) -> str:
     """What a value may be, in words: "a whole number from 1 to 4096", "one of cot, answer"."""
+    metadata = list(metadata)
+    for item in metadata:
+        if isinstance(item, BeforeValidator) and item.json_schema_input_type is not PydanticUndefined:
+            return expected(item.json_schema_input_type)
     origin = typing.get_origin(annotation)
     args: tuple[Any, ...] = typing.get_args(annotation)
     if origin is typing.Annotated:
@@ -153,7 +162,8 @@ def expected(annotation: Any, metadata: typing.Iterable[Any] = ()) -> str:
         names = [str(a) for a in args]
         return f"one of {', '.join(names)}" if len(names) > 1 else names[0]
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(expected(a, metadata) for a in args if a is not type(None)))
+        simple_first = sorted((a for a in args if a is not type(None)), key=lambda a: bool(submodels(a)))
+        return " or ".join(dict.fromkeys(expected(a, metadata) for a in simple_first))
     if origin is list or annotation is list:
         inner = [_plural(expected(a)) for a in args]
         return f"a list of {inner[0]}" if inner else "a list"

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from latentctl.errors import Problem
 from latentctl.spec import catalog
 from latentctl.spec.base import Spec
-from latentctl.spec.short_forms import SHORT_FORMS
 from latentctl.spec.yaml_marks import Mark, Node
 
 Found = tuple[Mark, Problem]
@@ -136,8 +135,7 @@ def _wrong(kind: str, item: _Located, value: Any, info: Any) -> str:
     if kind == "string_too_short":
         return "an empty text is not allowed"
     if info is not None:
-        short = {"last": "a whole number or "}.get(SHORT_FORMS.get(item.keys, ""), "a text or ")
-        words = (short if item.keys in SHORT_FORMS else "") + catalog.expected(info.annotation, info.metadata)
+        words = catalog.expected(info.annotation, info.metadata)
         return f"{shown(value)}: {'wrong in' if in_list else 'expected'} {words}"
     return f"{shown(value)}: {item.error['msg'][:1].lower()}{item.error['msg'][1:]}"
 

@@ -6,6 +6,7 @@ import codecs
 from pathlib import Path
 
 from latentctl.errors import Exit, UserError
+from latentctl.spec.findings import user_error
 from latentctl.spec.yaml_marks import MAX_BYTES, Mark, Node, YamlProblems, parse
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -61,8 +62,7 @@ def tree(data: bytes, source: str, what: str) -> Node:
     try:
         root = parse(text, source)
     except YamlProblems as error:
-        found = [p for _, p in sorted(error.problems, key=lambda item: item[0])]
-        raise UserError(problems=found, kind="invalid_recipe") from None
+        raise user_error(error.problems) from None
     if root is None or root.value is None:
         raise UserError("the file is empty", where=source, hint=f"a {what} is a map: see `latentctl schema`")
     if not root.is_map:

@@ -56,8 +56,8 @@ def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
 def normalise(root: Node) -> tuple[Node, list[Found]]:
     """The recipe with every stage written as a map (`- sft` is short for `- method: sft`)."""
     stages = root.get(STAGES)
-    if stages is None:
-        return root, []
+    if stages is None or stages.value is None:
+        return root.without(STAGES), []
     problems: list[Found] = []
     if not isinstance(stages.value, list) or not stages.value:
         message = f"{shown(stages.plain())}: expected a list of stages"

@@ -7,17 +7,28 @@ from collections.abc import Iterable
 from latentctl.errors import Problem
 from latentctl.spec import catalog
 from latentctl.spec.base import Spec
+from latentctl.spec.cluster import ClusterProfile
 from latentctl.spec.explain import Found
 from latentctl.spec.methods import METHODS, load_entry_points
 from latentctl.spec.recipe import EXPERIMENT_KEYS, STAGES, RecipeTop
 from latentctl.spec.stage import StageBase
 from latentctl.spec.yaml_marks import Node
 
+_PROFILE_KEYS = {
+    **{
+        key: f"{key} belongs in a cluster profile: `latentctl clusters list`"
+        for key in ClusterProfile.model_fields
+    },
+    "cluster": "a recipe runs anywhere: choose the cluster with `latentctl submit --cluster NAME`",
+}
+"""What a recipe leaves to the cluster profile, with what to do instead."""
 Everywhere = dict[str, list[tuple[str, ...]]]
 
 
 def _report(node: Node, known: Iterable[str], everywhere: Everywhere) -> Found:
     key = node.path[-1] if node.path else ""
+    if key not in everywhere and key in _PROFILE_KEYS:
+        return node.key, Problem("unknown key", str(node.key), ".".join(node.path), _PROFILE_KEYS[key])
     hint = catalog.hint_for_key(key, known, everywhere, EXPERIMENT_KEYS - {"name"})
     return node.key, Problem("unknown key", str(node.key), ".".join(node.path), hint)
 

@@ -159,8 +159,9 @@ class _Reader:
         return Mark(self.rank, mark.line + 1, mark.column + 1, self.source)
 
     def problem(self, mark: Mark, message: str, hint: str | None = None) -> None:
-        path = ".".join(self._path()) if self.stack else None
-        self.problems.append((mark, Problem(message, str(mark), path or None, hint)))
+        path = self._path() if self.stack else ()
+        key = ".".join(path if len(path) <= 8 else (*path[:8], "..."))
+        self.problems.append((mark, Problem(message, str(mark), key or None, hint)))
 
     def give_up(self, mark: Mark, message: str, hint: str | None = None) -> YamlProblems:
         self.problem(mark, message, hint)
@@ -203,6 +204,11 @@ class _Reader:
             words, hint = "a tab where YAML wants spaces", "indent with spaces"
         elif "mapping values are not allowed" in words:
             hint = "check the indentation; a text that contains ': ' needs quotes"
+        elif "expected <block end>" in words:
+            words, hint = (
+                "the indentation of this line fits no line above",
+                f"the line reads: {line.strip()[:60]}",
+            )
         elif line.strip():
             hint = f"the line reads: {line.strip()[:60]}"
         return self.give_up(mark, f"not YAML: {words}", hint)

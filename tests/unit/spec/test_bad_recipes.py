@@ -39,6 +39,23 @@ UNKNOWN_KEYS = [
     ("method: sft\nfrom_: model\n", "from_: unknown key\nhint: did you mean from?"),
     ("method: sft\nmodel_path: x\n", "hint: the key here is model.path"),
     ("method: sft\ntokenizer: x\n", "hint: tokenizer belongs under model"),
+    (
+        "method: sft\nsampling.top_p: 1\n",
+        "hint: write it as sampling: {top_p: ...}; dotted keys stand under sweep.grid",
+    ),
+    (
+        "method: sft\npartition: gpu\n",
+        "hint: partition belongs in a cluster profile: `latentctl clusters list`",
+    ),
+    (
+        "method: sft\ncluster: lab\n",
+        "hint: a recipe runs anywhere: choose the cluster with `latentctl submit --cluster",
+    ),
+    (
+        "method: sft\nsweep: {train.lr: [1]}\n",
+        "sweep.train.lr: unknown key\nhint: write it as train: {lr: ...}",
+    ),
+    ("method: sft\nlatent: {}\n", "latent: unknown key\nhint: known here: dataset,"),
     ("method: sft\nzzzz: x\n", "zzzz: unknown key\nhint: known here: dataset, eval, from, jobs,"),
 ]
 
@@ -107,7 +124,7 @@ WRONG_VALUES = [
     ("train: {lora: {target_modules: 3}}", "3: expected a list of texts or all-linear"),
     ("train: {lora: {dropout: 1}}", "1: expected a number from 0 to below 1"),
     ("prompt: {markers: {start: ''}}", "an empty text is not allowed"),
-    ("prompt: {markers: 3}", "3: expected a map with some of the keys end, start"),
+    ("prompt: {markers: 3}", "3: expected think or a map with some of the keys end, start"),
     ("sft: {target: answers}", "'answers': expected one of cot, answer\nhint: did you mean answer?"),
     ("sft: 3", "3: expected a map"),
     ("name: My Run", "'My Run': expected lower-case letters, digits"),

@@ -63,6 +63,12 @@ def test_bytes_that_are_no_recipe(recipes: Recipes, data: bytes, expected: str) 
     assert expected in line
 
 
+def test_thousands_of_problems_are_counted_not_listed(recipes: Recipes) -> None:
+    lines = recipes.lines(b"a: b\n" * 1000)
+    assert len(lines) == 201
+    assert lines[-1] == "and 799 more problems"
+
+
 def test_a_byte_order_mark_and_windows_lines_do_no_harm(recipes: Recipes) -> None:
     text = b"\xef\xbb\xbf" + HEAD.encode().replace(b"\n", b"\r\n") + b"method: sft\r\ntrain: {lr: 1e-3}\r\n"
     point = recipes.point(text)

@@ -153,6 +153,7 @@ def test_depth_counts_what_aliases_hold() -> None:
             "a: b: c\n",
             "r.yaml:1:5: not YAML: mapping values are not allowed here\nhint: check the indentation",
         ),
+        ("a:\n  b: 1\n c: 2\n", "r.yaml:3:2: not YAML: the indentation of this line fits no line above"),
         ("a: [1, 2\nb: 3\n", "not YAML"),
         ("a: 'open\n", "not YAML"),
         ("a: \x00", "the control character U+0000 may not stand in YAML"),
