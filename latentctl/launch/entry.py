@@ -246,7 +246,12 @@ class Task:
                 found = None if rank in exits else RankExit.load(attempt, rank)
                 if found is not None:
                     exits[rank] = found
-            if not hurry and (mine.stopped or "TERM" in self.signals.names or attempt.failures()):
+            if not hurry and (
+                mine.stopped
+                or "TERM" in self.signals.names
+                or attempt.failures()
+                or verdict.succeeded(self.paths, attempt)  # written when all ranks had done their work
+            ):
                 hurry, deadline = True, min(deadline, time.monotonic() + self.timing.settle)
             if len(exits) < self.place.size:
                 _require(self.run_paths)

@@ -21,9 +21,9 @@ from latentctl.launch.processes import Process, end_all, of_run, send
 from latentctl.launch.protocol import Fact, Handle
 from latentctl.record import attempt as attempts
 from latentctl.record import ledger
-from latentctl.record.atomic import write_json
+from latentctl.record.atomic import try_read_json, write_json
 from latentctl.record.journal import Journal, boot_id, now, process_start, read
-from latentctl.record.lease import Owner, holder_of
+from latentctl.record.lease import holder_of
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
 from latentctl.record.states import TERMINAL, fold
@@ -62,14 +62,14 @@ class LocalExecutor:
         """
         jobs = ledger.unfinished(run, plan)
         self._refuse(jobs)
-        holder = holder_of(run.supervisor_lease)
-        if holder is None and jobs:
+        if jobs and holder_of(run.supervisor_lease) is None:
             journal = Journal(run.journal)
-            coming = {job.name: ledger.submitting(run, journal, job.name) for job in jobs}
-            holder = self._start(run)
             for job in jobs:
-                ledger.submitted(journal, job.name, coming[job.name], executor=self.name, id=_id(holder))
-        return [Handle(self.name, _id(holder), job.name) for job in jobs] if holder else []
+                ledger.submitting(run, journal, job.name)
+            self._start(run)  # the supervisor says `submitted`
+        events = list(read(run.journal))
+        found = {job.name: ledger.last_submission(events, job.name) for job in jobs}
+        return [Handle(self.name, event["id"], name) for name, event in found.items() if event]
 
     def _refuse(self, jobs: Sequence[JobPlan]) -> None:
         for job in jobs:
@@ -90,8 +90,11 @@ class LocalExecutor:
                 hint="--set resources.gpus=0 trains on CPU; --cluster NAME goes elsewhere",
             )
 
-    def _start(self, run: RunPaths) -> Owner:
-        """Start a supervisor that outlives this process and its terminal; return once it holds the lease."""
+    def _start(self, run: RunPaths) -> None:
+        """Start a supervisor that outlives this process and its terminal; return once it has the jobs.
+
+        Raises UserError with its last words where it does not.
+        """
         run.supervisor_log.parent.mkdir(parents=True, exist_ok=True)
         env = {**job_environment(self.profile.pass_env), "PYTHONPATH": str(run.code), "PYTHONSAFEPATH": "1"}
         with open(run.supervisor_log, "ab") as log:
@@ -104,11 +107,11 @@ class LocalExecutor:
         while time.monotonic() < deadline:
             ended = child.poll() is not None
             holder = holder_of(run.supervisor_lease)
-            if holder is not None:
-                return holder
+            if holder is not None and (holder.pid != child.pid or _ready(run)):
+                return  # it, or another one that was first
             if ended:
-                if child.returncode == 0:  # so quick that its lease is given back already
-                    return Owner(socket.gethostname(), boot_id(), "", child.pid, "0")
+                if list(run.journal.glob(f"*-{child.pid}-*.jsonl")):
+                    return  # so quick that all is over
                 break
             time.sleep(0.02)
         with open(run.supervisor_log, "rb") as f:
@@ -167,8 +170,9 @@ def supervisor_command(profile: ClusterProfile, run: RunPaths) -> list[str]:
     return [python, "-m", "latentctl.launch.supervisor", str(run.root)]
 
 
-def _id(owner: Owner) -> str:
-    return f"{owner.pid}:{owner.start}:{owner.boot}:{owner.host}"
+def _ready(run: RunPaths) -> bool:
+    """The supervisor has written down which jobs it has."""
+    return bool((try_read_json(run.supervisor_lease) or {}).get("ready"))
 
 
 def _supervisor_state(id: str) -> tuple[str | None, str | None]:

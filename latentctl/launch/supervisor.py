@@ -22,6 +22,7 @@ from latentctl.launch.leases import Machine, Ticket, state_dir
 from latentctl.launch.processes import ENTRY_MARK, JOB_MARK, RUN_MARK, children, end_all, of_run, send
 from latentctl.launch.timing import Timing, lead
 from latentctl.record import attempt as attempts
+from latentctl.record import ledger
 from latentctl.record.atomic import try_read_json, write_json
 from latentctl.record.journal import Journal, now, read
 from latentctl.record.lease import TTL_S, Held, Lease
@@ -69,6 +70,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._terminated)
         lease = Lease.acquire(self.run_paths.supervisor_lease)
         try:
+            self._accept(lease)
             self._end_leftovers()
             beat = 0.0
             while self.running or (self.waiting and not self.stop):
@@ -87,6 +89,14 @@ class Supervisor:
                 self.machine.give_back(self.tickets[name])
             lease.release()
         return 1 if self.bad or self.waiting else 0
+
+    def _accept(self, lease: Lease) -> None:
+        """Say which jobs are now ours: here and not in the command that started us, which may be killed."""
+        events = list(read(self.run_paths.journal))
+        for name in self.waiting:
+            _, attempt, _ = fold(events, name)
+            ledger.submitted(self.journal, name, attempt or None, executor="local", id=lease.owner.id)
+        Lease.acquire(lease.path, ready=True)
 
     def _pause(self) -> float:
         """Far back in the queue there is no hurry: a thousand points of a sweep wait without load."""

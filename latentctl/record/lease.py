@@ -36,6 +36,11 @@ class Owner:
     pid: int
     start: str
 
+    @property
+    def id(self) -> str:
+        """`pid:start:boot:host`."""
+        return f"{self.pid}:{self.start}:{self.boot}:{self.host}"
+
     @staticmethod
     def me() -> Owner:
         return Owner.of(os.getpid())

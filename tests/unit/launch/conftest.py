@@ -20,15 +20,15 @@ from latentctl.spec.cluster import ClusterProfile
 def _small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Own state folder, short polls, no GPU of the real machine."""
     for name, value in {
-        "STATE_DIR": str(tmp_path / "state"), "POLL_S": "0.03", "WATCH_S": "0.1", "SETTLE_S": "3", "GPUS": "0",
-        "KILL_WAIT_S": "1", "REQUEUE_KILL_S": "0.1", "JOIN_S": "10",
+        "STATE_DIR": str(tmp_path / "state"), "GPUS": "0", "POLL_S": "0.03", "WATCH_S": "0.1",
+        "SETTLE_S": "3", "KILL_WAIT_S": "1", "REQUEUE_KILL_S": "0.1", "JOIN_S": "10",
     }.items():  # fmt: skip
         monkeypatch.setenv(f"LATENTCTL_{name}", value)
 
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Iterator[MakeRun]:
-    """make_run(job("a"), ..., behave={"a": [["sleep", 1]]}, name="r", **profile fields): a run ready to submit."""
+    """make_run(job("a"), behave={"a": [["sleep", 1]]}, **profile fields): a run ready to submit."""
     made: list[LocalRun] = []
 
     def make(

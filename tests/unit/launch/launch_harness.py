@@ -24,8 +24,9 @@ WORKER = Path(__file__).with_name("standin_worker.py")
 
 def job(name: str, *after: str, tasks: int = 1, gpus: int = 0, time_s: int = 60, **changed: Any) -> JobPlan:
     given = {
-        "name": name, "stages": [name], "after": list(after), "role": "train", "nodes": 1, "tasks_per_node": tasks,
-        "gpus_per_node": gpus, "cpus_per_task": None, "mem_mb": None, "time_s": time_s, "interpreter": sys.executable,
+        "name": name, "stages": [name], "after": list(after), "role": "train", "nodes": 1,
+        "tasks_per_node": tasks, "gpus_per_node": gpus, "cpus_per_task": None, "mem_mb": None,
+        "time_s": time_s, "interpreter": sys.executable,
     }  # fmt: skip
     return JobPlan(**{**given, **changed})
 

@@ -1,6 +1,6 @@
 """Stands in for `jobs.worker` in the tests of launching: no torch, and it does what `behave.json` says.
 
-A job's behaviour is a list of steps like ["sleep", 1]; at the end it writes the job's result and exits with 0.
+A job's behaviour is a list of steps like ["sleep", 1]; at the end it writes the result and exits with 0.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pty
@@ -209,7 +210,7 @@ def test_cpu_jobs_wait_in_order_beyond_the_limit(make_run: MakeRun) -> None:
     for run, handle in zip(runs, handles, strict=True):
         run.wait(handle)
     found = spans(runs)
-    assert all(a[1] <= b[0] for a, b in zip(found, found[1:], strict=False))
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(found))
 
 
 def test_more_gpus_than_the_machine_has_are_refused_at_once(
@@ -398,3 +399,28 @@ def test_preview_shows_the_command_of_each_process(make_run: MakeRun) -> None:
         f"PYTHONPATH={run.paths.code} RANK=0..1 WORLD_SIZE=2 CUDA_VISIBLE_DEVICES='<2 leased>' "
         f"{sys.executable} -m jobs.worker {run.paths.root} a ATTEMPT"
     )
+
+
+def test_a_command_that_is_killed_while_it_submits_leaves_a_run_that_can_be_cancelled(
+    make_run: MakeRun,
+) -> None:
+    """The supervisor, not the command, says that it has the jobs."""
+    run = make_run(job("a"), behave={"a": [["sleep", 60]]})
+    killed = SUBMIT.replace(
+        "LocalExecutor(Cluster",
+        "import os, signal, subprocess\n"
+        "start = subprocess.Popen.__init__\n"
+        "def then_die(self, *a, **k):\n    start(self, *a, **k)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "subprocess.Popen.__init__ = then_die\nLocalExecutor(Cluster",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", killed, str(run.paths.root)], env={**os.environ, "PYTHONPATH": str(REPO)}
+    )
+    assert done.returncode == -signal.SIGKILL
+    pid = run.wait_for("a", "start")[0]["pid"]
+    assert run.events("a") == ["submitting", "submitted", "started"]
+    handles = run.submit()  # finds what the killed command started
+    assert run.alive(handles)
+    run.executor.cancel(run.paths, handles)
+    assert not alive(pid)
+    assert run.state("a") == "cancelled"

@@ -99,8 +99,8 @@ def test_each_start_has_its_own_key_and_all_its_ranks_share_it() -> None:
 
 
 def test_a_local_job_inside_a_slurm_allocation_is_local() -> None:
-    local = {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": str(os.getpid()), "SUBMITIT_LOCAL_NTASKS": "2",
-             "SUBMITIT_LOCAL_GLOBALID": "1"}  # fmt: skip
+    local = {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": str(os.getpid())}
+    local |= {"SUBMITIT_LOCAL_NTASKS": "2", "SUBMITIT_LOCAL_GLOBALID": "1"}
     place = from_environment({**SLURM, **local})
     assert (place.scheduler, place.rank, place.size, place.local_rank, place.host) == (
         "local",
@@ -136,7 +136,9 @@ def marked(run: Path, job: str, code: str = "import time; time.sleep(60)") -> su
 
 def test_processes_are_found_by_run_and_job_and_by_descent(tmp_path: Path) -> None:
     hiding = (  # a grandchild without the marks, in a session of its own
-        "import subprocess, time; subprocess.Popen(['sleep', '60'], env={}, start_new_session=True); time.sleep(60)"
+        "import subprocess, time\n"
+        "subprocess.Popen(['sleep', '60'], env={}, start_new_session=True)\n"
+        "time.sleep(60)"
     )
     mine, other_job = marked(tmp_path / "x", "a", hiding), marked(tmp_path / "x", "b")
     other_run = marked(tmp_path / "xy", "a")
