@@ -42,6 +42,8 @@ def main(argv: list[str]) -> int:
     try:
         write_json(target, run(verb, _payload(source)))
         return Exit.OK
+    except KeyboardInterrupt:
+        return Exit.CTRL_C
     except Exception as exc:
         failure = classify(exc)
         mendable = failure.kind == "user_error"

@@ -141,8 +141,7 @@ class Worker:
     def _commit(self, ctx: StageContext, numbers: dict[str, Any], *, seconds: float) -> None:
         from jobs.runtime.reporter import plain
 
-        result = {
-            **plain(numbers),
+        whose = {
             "stage": ctx.stage.name,
             "method": ctx.stage.method,
             "attempt": self.attempt,
@@ -150,7 +149,7 @@ class Worker:
             "seconds": round(seconds, 3),
         }
         ensure_current(self.job, self.attempt)
-        write_json(ctx.paths.result, result)
+        write_json(ctx.paths.result, {**whose, **plain(numbers), **whose})
 
     def _finish(self) -> None:
         results = {s: try_read_json(self.job.stage(s).result) for s in self.job_plan.stages}

@@ -75,8 +75,12 @@ def _rule(kind: FailureClass, pattern: str, *, primary: bool = True, hint: str |
     return _Rule(kind, re.compile(pattern, re.IGNORECASE), primary, hint)
 
 
-_SMALLER = "lower train.micro_batch or train.max_len, raise train.zero_stage, or ask for more memory"
+_SMALLER = (
+    "training: lower train.micro_batch or train.max_len, or raise train.zero_stage; evaluation: lower "
+    "eval.max_batch_tokens; or ask for more memory"
+)
 _NETWORK = "fetch it once where there is a network, or name a local directory or file"
+_TOKEN = "a private or gated repository needs HF_TOKEN (pass_env in the cluster profile)"
 
 # The first rule that matches decides, so what is more telling stands higher.
 _RULES = (
@@ -89,6 +93,12 @@ _RULES = (
     _rule("node", r"CUDA error: (unknown error|device is busy|.*(unavailable|busy or unavailable))"),
     _rule("disk", r"No space left on device|Disk quota exceeded|Read-only file system|Input/output error"),
     _rule("disk", r"Stale file handle|PytorchStreamWriter failed|I/O error: .*os error (5|28|30|122)\b"),
+    _rule("out_of_memory", r"out of shared memory", hint="fewer train.workers, or a larger /dev/shm"),
+    _rule("out_of_memory", r"DataLoader worker .* killed by signal: Killed", hint=_SMALLER),
+    _rule("data", r"LocalEntryNotFoundError|OfflineModeIsEnabled|outgoing traffic", hint=_NETWORK),
+    _rule("data", r"429 Client Error|Too Many Requests", hint=_NETWORK),
+    _rule("user_error", r"(401|403) Client Error|GatedRepoError|RevisionNotFoundError", hint=_TOKEN),
+    _rule("data", r"HTTPS?ConnectionPool|couldn't connect to 'https://huggingface", hint=_NETWORK),
     # gloo and NCCL say these when the process on the other side is gone.
     _rule("nccl", r"Connection (closed|reset) by (remote )?peer", primary=False),
     _rule("nccl", r"ncclRemoteError|remote process exited", primary=False),
@@ -100,10 +110,6 @@ _RULES = (
     _rule("nccl", r"\bDist(Store|Network|Backend)?Error\b|\bgloo[/:]|Gloo connect"),
     _rule("nccl", r"EADDRINUSE|address already in use"),
     _rule("user_error", r"is not a local folder and is not a valid model identifier|RepositoryNotFoundError"),
-    _rule("user_error", r"GatedRepoError|RevisionNotFoundError"),
-    _rule("data", r"LocalEntryNotFoundError|OfflineModeIsEnabled|outgoing traffic", hint=_NETWORK),
-    _rule("data", r"429 Client Error|Too Many Requests", hint=_NETWORK),
-    _rule("data", r"couldn't connect to 'https://huggingface", hint=_NETWORK),
     _rule("data", r"\b(Arrow\w+|DatasetGenerationError|DataFilesNotFoundError|DatasetNotFoundError)\b"),
     _rule("data", r"\b(UnicodeDecodeError|JSONDecodeError|BadGzipFile)\b|Error -\d+ while decompressing"),
     _rule("data", r"Compressed file ended before"),
@@ -174,7 +180,8 @@ def _one(exc: BaseException) -> Failure:
                 primary=rule.primary,
                 hint=rule.hint,
             )
-    return Failure("code", _first_line(text), [*_frames(exc), _cut(text)])
+    kind: FailureClass = "code" if isinstance(exc, Exception) else "unknown"
+    return Failure(kind, _first_line(text), [*_frames(exc), _cut(text)])
 
 
 def _frames(exc: BaseException) -> list[str]:

@@ -102,12 +102,13 @@ class Reporter:
         if not self._main or self._stale:
             return
         with self._careful("metrics.jsonl"):
-            row = plain(values)
+            numbers = plain(values)
             if self._wandb:
-                self._wandb.log(self.stage, step, dict(row))
-            if broken := [k for k, v in row.items() if v is None and values[k] is not None]:
+                self._wandb.log(self.stage, step, numbers)
+            whose = {"stage": self.stage, "step": step, "time": now(), "attempt": self.attempt}
+            row = {**whose, **numbers, **whose}  # first for the eye, last to win
+            if broken := [k for k, v in numbers.items() if v is None and values[k] is not None]:
                 row["nonfinite"] = broken
-            row.update(stage=self.stage, step=step, time=now(), attempt=self.attempt)
             self._metrics.append(row)
 
     def rewind(self, step: int) -> None:

@@ -118,6 +118,28 @@ CASES = [
     (Preempted("at step 3"), "preemption", False),
     (KeyboardInterrupt(), "preemption", True),
     (ZeroDivisionError("division by zero"), "code", True),
+    (SystemExit(3), "unknown", True),
+    (
+        RuntimeError(
+            "DataLoader worker (pid 7) is killed by signal: Bus error. ... might be out of shared memory"
+        ),
+        "out_of_memory",
+        True,
+    ),
+    (OSError("We couldn't connect to 'https://huggingface.co' to load the files"), "data", True),
+    (
+        named(
+            "ConnectionError",
+            "HTTPSConnectionPool(host='huggingface.co', port=443): Connection reset by peer",
+        ),
+        "data",
+        True,
+    ),
+    (
+        named("HfHubHTTPError", "401 Client Error: Unauthorized for url: https://huggingface.co/x"),
+        "user_error",
+        True,
+    ),
     (RuntimeError("CUDA error: device-side assert triggered"), "code", True),
     (RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"), "code", True),
     (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "nccl", False),
