@@ -6,15 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobs.models.export import export as export
     from jobs.models.latent_file import read_latent as read_latent
     from jobs.models.load import load_model as load_model
     from jobs.models.load import torch_dtype as torch_dtype
+    from jobs.models.plain_export import export as export
     from jobs.models.tokenizer import load_tokenizer as load_tokenizer
     from jobs.models.tokenizer import unknown_text as unknown_text
 
 _HOME = {
-    "export": "jobs.models.export",
+    "export": "jobs.models.plain_export",
     "read_latent": "jobs.models.latent_file",
     "load_model": "jobs.models.load",
     "torch_dtype": "jobs.models.load",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
@@ -77,7 +78,7 @@ def _pretrained(spec: ModelSpec, place: str, dtype: torch.dtype) -> PreTrainedMo
             dtype=dtype,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as e:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as e:
         if isinstance(e, torch.OutOfMemoryError):
             raise
         raise explain(place, "model", e) from e

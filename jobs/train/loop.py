@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jobs.methods.protocol import Preempted, StageContext
-from jobs.models.export import export
+from jobs.models.plain_export import export
 from jobs.models.lora import add_lora
 from jobs.runtime import distributed, rng
 from jobs.runtime.errors import JobUserError

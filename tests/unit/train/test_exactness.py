@@ -1,4 +1,5 @@
-"""The same training, however it is split, interrupted or written down: against naive PyTorch, and bit for bit."""
+"""The same training, however it is split, interrupted or written down: against naive PyTorch, and bit for
+bit."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def dropout_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model that draws random numbers while it trains."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from jobs.models.export import export
+    from jobs.models.plain_export import export
     from jobs.models.vocab import train
     from latentctl.spec.model import TokenizerInit
 
@@ -147,7 +148,8 @@ def test_the_split_changes_nothing(zero: int, whole: Case, two: dict[tuple[str, 
 
 @pytest.mark.parametrize("zero", range(4))
 def test_resume_is_exact(zero: int, two: dict[tuple[str, int], Case]) -> None:
-    """Killed (0, 2) or preempted (1, 3) and resumed in new processes, with dropout: the same losses bit for bit."""
+    """Killed (0, 2) or preempted (1, 3) and resumed in new processes, with dropout: the same losses bit for
+    bit."""
     straight, broken = two["straight", zero], two["broken", zero]
     assert broken.losses() == straight.losses()
     assert broken.norms() == straight.norms()

@@ -1,4 +1,5 @@
-"""Stages to train in tests, in this process or in several real ones. Run as a script it is one rank of a job."""
+"""Stages to train in tests, in this process or in several real ones. Run as a script it is one rank of a
+job."""
 
 from __future__ import annotations
 
