@@ -36,10 +36,10 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def uniform(keys: Tensor, steps: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1), float64, of the shape of the broadcast `keys` and `steps` (both int64).
+    """Uniform numbers inside (0, 1), float64, of the shape of the broadcast `keys` and `steps` (both int64).
 
     `_mix` runs over the key first, so that keys that differ by a multiple of the increment do not share a
     sequence.
     """
     bits = _mix(_mix(keys) + (steps + 1) * _GOLDEN)
-    return _shift(bits, 11).to(torch.float64) * 2.0**-53
+    return (_shift(bits, 12).to(torch.float64) + 0.5) * 2.0**-52

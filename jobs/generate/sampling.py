@@ -57,7 +57,7 @@ def draw(
     """Tokens (N,) int64 and their log-probs (N,) float32 under softmax(logits) at temperature 1, before
     filters.
 
-    `logits` (N, V) float32; `uniforms` (N,) float64 in [0, 1), None where every row is greedy; `forced`
+    `logits` (N, V) float32; `uniforms` (N,) float64 in (0, 1), None where every row is greedy; `forced`
     (N,) int64: a token to take instead, -1 for none.
     """
     tokens = logits.argmax(-1)
