@@ -75,7 +75,7 @@ class Generator(Entry):
     """Problems made on the spot: solvable by construction, the same for the same seed on every machine.
 
     `draw(rng, options)` makes one problem and its canonical key. The key's hash decides the split, so that
-    train, valid and test share no problem, whatever their seeds.
+    train, valid and test share no problem, whatever their seeds. It raises NothingFits after many vain tries.
     """
 
     draw: Callable[[random.Random, Any], tuple[str, Example]] = lambda rng, options: ("", Example("", "", ""))

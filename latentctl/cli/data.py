@@ -74,7 +74,7 @@ def data(
     else:
         from latentctl.cli.data_view import show
 
-        show(found, check=check)
+        show(found, check=check, stages=recipe)
     if not found["ok"] and (check or any(s["error"] for s in found["sets"])):
         raise typer.Exit(Exit.NEGATIVE)
 

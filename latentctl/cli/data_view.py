@@ -14,10 +14,12 @@ WIDTH = 80
 BAR = 40
 
 
-def show(found: dict[str, Any], *, check: bool) -> None:
-    """Every dataset of a recipe (or the one asked for), then leakage and the verdict."""
+def show(found: dict[str, Any], *, check: bool, stages: bool) -> None:
+    """Every dataset of a recipe by stage (or the one asked for), then leakage and the verdict."""
     console = output.console()
     for item in found["sets"]:
+        stage = f"{item['name']}: " if stages else ""
+        console.print(f"[bold]{escape(stage + str(item['dataset']))}[/]", soft_wrap=True)
         _set(console, item, check=check)
     if found["leakage"]:
         _leakage(console, found["leakage"])
@@ -26,7 +28,6 @@ def show(found: dict[str, Any], *, check: bool) -> None:
 
 
 def _set(console: Console, item: dict[str, Any], *, check: bool) -> None:
-    console.print(f"[bold]{escape(item['name'])}[/]: {escape(str(item['dataset']))}", soft_wrap=True)
     if item["error"]:
         problem = item["error"]
         where = f"{problem['where']}: " if problem["where"] else ""

@@ -7,6 +7,7 @@ matter.
 from __future__ import annotations
 
 import random
+from string import ascii_uppercase
 
 from pydantic import Field
 
@@ -19,22 +20,29 @@ class Options(Spec):
     """Settings of `shell-game`."""
 
     cups: int = Field(default=5, ge=2, le=20)
-    """How many cups."""
+    """How many cups; they are called A, B, C, ..."""
     swaps: int = Field(default=8, ge=1, le=64)
     """How many random swaps of two cups."""
 
 
 def draw(rng: random.Random, options: Options) -> tuple[str, Example]:
-    """One game. The steps name the ball's cup after each swap."""
-    ball = start = rng.randint(1, options.cups)
+    """One game. Each step is a line `C AD D`: under C, A and D are swapped (AD), now under D.
+
+    A step repeats the swap and the cup before it, so that the cup after it follows from the line itself: a
+    tiny model learns this within some 100 steps, and cups alone not within 200. Swaps are one word for the
+    same reason.
+    """
+    cups = ascii_uppercase[: options.cups]
+    ball = start = rng.choice(cups)
     swaps, steps = [], []
     for _ in range(options.swaps):
-        a, b = sorted(rng.sample(range(1, options.cups + 1), 2))
-        ball = {a: b, b: a}.get(ball, ball)
-        swaps.append(f"Swap {a} {b}.")
-        steps.append(f"Swap {a} {b}: cup {ball}")
-    game = f"The ball is under cup {start}. {' '.join(swaps)}"
-    example = Example("", f"{game} Where is the ball?", str(ball), tuple(steps), {"cups": options.cups})
+        a, b = sorted(rng.sample(cups, 2))
+        after = {a: b, b: a}.get(ball, ball)
+        swaps.append(a + b)
+        steps.append(f"{ball} {a}{b} {after}")
+        ball = after
+    game = f"The ball is under cup {start}. Swaps: {' '.join(swaps)}."
+    example = Example("", f"{game} Where is the ball?", ball, tuple(steps), {"cups": options.cups})
     return f"{options.cups} {game}", example
 
 
@@ -43,7 +51,7 @@ register(
         "shell-game",
         "a ball under one of some cups, random swaps: where is it?",
         grader="exact",
-        instruction="The answer is the number of the cup.",
+        instruction="The answer is the letter of the cup.",
         options=Options,
         draw=draw,
     )

@@ -52,7 +52,13 @@ def test_gsm8k_original(write: Write) -> None:
 
 @pytest.mark.parametrize(
     ("written", "gold"),
-    [("#### 18", "18"), ("#### -3", "-3"), ("#### 1,234,567", "1234567"), ("#### 5 #### 7", "7"), ("####  2.50 ", "2.5")],
+    [
+        ("#### 18", "18"),
+        ("#### -3", "-3"),
+        ("#### 1,234,567", "1234567"),
+        ("#### 5 #### 7", "7"),
+        ("####  2.50 ", "2.5"),
+    ],
 )
 def test_gsm8k_gold_stands_behind_the_last_mark(write: Write, written: str, gold: str) -> None:
     assert one(write("a.jsonl", [{"question": "q", "answer": f"so\n{written}"}]), "gsm8k").answer == gold
@@ -121,14 +127,26 @@ def test_large_augmented_file_is_read_in_full(write: Write) -> None:
 
 def test_metamathqa(write: Write) -> None:
     rows = [
-        {"query": "How many?", "response": "First 2.\nThen 3.\n#### 5\nThe answer is: 5", "type": "GSM_Rephrased"},
-        {"query": "Which?", "response": "It is $\\frac12$. The answer is: $\\frac{1}{2}$\n", "type": "MATH_AnsAug"},
+        {
+            "query": "How many?",
+            "response": "First 2.\nThen 3.\n#### 5\nThe answer is: 5",
+            "type": "GSM_Rephrased",
+        },
+        {
+            "query": "Which?",
+            "response": "It is $\\frac12$. The answer is: $\\frac{1}{2}$\n",
+            "type": "MATH_AnsAug",
+        },
         {"query": "Which?", "response": "The answer is: 1 in words. But no.\nIn fact: nothing", "type": "x"},
     ]
     path = write("MetaMathQA-395K.json", json.dumps(rows))
     loaded = read(path, name="metamathqa", on_bad_row="skip")
     first, second = loaded.examples
-    assert (first.answer, first.steps, first.meta) == ("5", ("First 2.", "Then 3."), {"type": "GSM_Rephrased"})
+    assert (first.answer, first.steps, first.meta) == (
+        "5",
+        ("First 2.", "Then 3."),
+        {"type": "GSM_Rephrased"},
+    )
     assert (second.answer, second.steps) == ("$\\frac{1}{2}$", ("It is $\\frac12$.",))
     assert "does not end with" in loaded.bad_rows[0].reason
     assert loaded.grader == "math"
@@ -136,7 +154,12 @@ def test_metamathqa(write: Write) -> None:
 
 def test_math_train(write: Write) -> None:
     rows = [
-        {"problem": "p", "level": "Level 5", "type": "Algebra", "solution": "Not \\boxed{1}.\nBut \\boxed{\\frac{1}{2}}."},
+        {
+            "problem": "p",
+            "level": "Level 5",
+            "type": "Algebra",
+            "solution": "Not \\boxed{1}.\nBut \\boxed{\\frac{1}{2}}.",
+        },
         {"problem": "p", "level": "Level 1", "type": "Algebra", "solution": "nothing boxed"},
     ]
     loaded = read(write("train.jsonl", rows), name="math", on_bad_row="skip")
@@ -173,7 +196,10 @@ AIME_CSV = (
 def test_aime_train_csv_keeps_to_its_years(write: Write) -> None:
     path = write("1983-2024.csv", AIME_CSV)
     examples = read(path, name="aime").examples
-    assert [(e.id, e.answer, e.meta["year"]) for e in examples] == [("1983-1", "60", 1983), ("2000-II-3", "7", 2000)]
+    assert [(e.id, e.answer, e.meta["year"]) for e in examples] == [
+        ("1983-1", "60", 1983),
+        ("2000-II-3", "7", 2000),
+    ]
     chosen = read(path, name="aime", options={"years": [2000, 2024]}).examples
     assert [e.id for e in chosen] == ["2000-II-3", "2024-I-1"]
     assert "years are [first, last]" in refusal(path, "aime", options={"years": [2024, 1983]})
@@ -223,7 +249,12 @@ def test_mmlu_stem(write: Write) -> None:
 def test_arc_challenge_forms(write: Write) -> None:
     choices = [{"text": "w", "label": "1"}, {"text": "x", "label": "2"}]
     ai2 = {"id": "Q1", "question": {"stem": "q", "choices": choices}, "answerKey": "2"}
-    hub = {"id": "Q1", "question": "q", "choices": {"text": ["w", "x"], "label": ["1", "2"]}, "answerKey": "2"}
+    hub = {
+        "id": "Q1",
+        "question": "q",
+        "choices": {"text": ["w", "x"], "label": ["1", "2"]},
+        "answerKey": "2",
+    }
     adapters = {
         "instruction": "Please choose the correct answer to the question: q\n\nAnswer1: w Answer2: x\n\n"
         "Answer format: answer1/answer2",
@@ -236,12 +267,20 @@ def test_arc_challenge_forms(write: Write) -> None:
         assert (example.question, example.answer) == ("q\nA. w\nB. x", "B")
     assert one(write("b.jsonl", [ai2]), "arc-challenge").id == "Q1"
     assert "none of the labels" in refusal(write("c.jsonl", [{**ai2, "answerKey": "C"}]), "arc-challenge")
-    assert "none of the 2 options" in refusal(write("d.jsonl", [{**adapters, "answer": "answer3"}]), "arc-challenge")
+    assert "none of the 2 options" in refusal(
+        write("d.jsonl", [{**adapters, "answer": "answer3"}]), "arc-challenge"
+    )
     assert "answer1, answer2" in refusal(write("e.jsonl", [{**adapters, "answer": "2"}]), "arc-challenge")
 
 
 def test_svamp(write: Write) -> None:
-    row = {"ID": "chal-1", "Body": "He has 87 pens", "Question": "How many?", "Equation": "( 290.0 / 2.0 )", "Answer": 145.0}
+    row = {
+        "ID": "chal-1",
+        "Body": "He has 87 pens",
+        "Question": "How many?",
+        "Equation": "( 290.0 / 2.0 )",
+        "Answer": 145.0,
+    }
     example = one(write("a.jsonl", [row]), "svamp")
     assert (example.id, example.question) == ("chal-1", "He has 87 pens. How many?")
     assert (example.answer, example.steps) == ("145", ("290/2=145",))
@@ -296,7 +335,13 @@ def test_prosqa(write: Write) -> None:
 RAW = {
     "question": "Rompuses are blue. Each zumpus is a rompus. Max is a zumpus.",
     "query": "True or false: Max is blue.",
-    "chain_of_thought": ["Max is a zumpus.", "Each zumpus is a rompus.", "Max is a rompus.", "Rompuses are blue.", "Max is blue."],
+    "chain_of_thought": [
+        "Max is a zumpus.",
+        "Each zumpus is a rompus.",
+        "Max is a rompus.",
+        "Rompuses are blue.",
+        "Max is blue.",
+    ],
     "answer": "True",
 }
 
@@ -347,10 +392,16 @@ def test_prontoqa_logic_llm(write: Write) -> None:
 
 
 def test_any_file_with_a_field_mapping(write: Write) -> None:
-    rows = [{"ask": "q1", "gold": 27.0, "why": "a\nb", "n": 7}, {"ask": "q2", "gold": "x", "why": ["c"], "n": 8}]
+    rows = [
+        {"ask": "q1", "gold": 27.0, "why": "a\nb", "n": 7},
+        {"ask": "q2", "gold": "x", "why": ["c"], "n": 8},
+    ]
     fields = {"question": "ask", "answer": "gold", "steps": "why", "id": "n"}
     loaded = read(write("mine.jsonl", rows), fields=fields)
-    assert [(e.id, e.answer, e.steps) for e in loaded.examples] == [("7", "27", ("a", "b")), ("8", "x", ("c",))]
+    assert [(e.id, e.answer, e.steps) for e in loaded.examples] == [
+        ("7", "27", ("a", "b")),
+        ("8", "x", ("c",)),
+    ]
     assert loaded.name == "mine"
     with pytest.raises(JobUserError, match="'question' is missing"):
         read(write("mine.jsonl", [{"ask": "q", "answer": "1"}]))

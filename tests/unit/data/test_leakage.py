@@ -31,7 +31,10 @@ def test_other_numbers_and_other_operations_are_other_questions() -> None:
 
 
 def test_near_copies() -> None:
-    train = [example("t", LONG.format(30)), example("u", "Something else entirely, of about the same length, is asked here?")]
+    train = [
+        example("t", LONG.format(30)),
+        example("u", "Something else entirely, of about the same length, is asked here?"),
+    ]
     (leak,) = find_leaks(train, [example("e", LONG.format(31))])
     assert (leak.kind, leak.train_id) == ("near", "t")
     assert 0.8 <= leak.share < 1
@@ -47,7 +50,9 @@ def test_pieces_of_many_questions_are_no_copy() -> None:
 
 def test_boilerplate_counts_for_neither_side() -> None:
     """A frame that all questions share does not make copies of them."""
-    frame = "In this puzzle you are given some numbers and have to say which of them is the largest one: {} {}"
+    frame = (
+        "In this puzzle you are given some numbers and have to say which of them is the largest one: {} {}"
+    )
     train = [example(f"t{i}", frame.format(i, i + 1)) for i in range(500)]
     assert not find_leaks(train, [example("e", frame.format(900, 901))])
     (leak,) = find_leaks(train, [example("e", frame.format(7, 8))])
@@ -60,15 +65,26 @@ def test_compatibility_forms_are_one() -> None:
 
 def test_counts_and_first_examples() -> None:
     train = [example(f"t{i}", f"question number {i}") for i in range(20)]
-    found = compare(train, [example(f"e{i}", f"Question number {i}!") for i in range(10, 30)], names=("a", "b"))
+    found = compare(
+        train, [example(f"e{i}", f"Question number {i}!") for i in range(10, 30)], names=("a", "b")
+    )
     assert (found.exact, found.near, found.train_rows, found.eval_rows) == (10, 0, 20, 20)
     assert len(found.examples) == 5
     assert found.found
 
 
-def experiment(*, train: dict[str, Any], held: dict[str, Any], validation: dict[str, Any] | None = None) -> Experiment:
+def experiment(
+    *, train: dict[str, Any], held: dict[str, Any], validation: dict[str, Any] | None = None
+) -> Experiment:
     model = {"init": {}}
-    sft = {"name": "sft", "method": "sft", "from": "model", "model": model, "dataset": train, "validation": validation}
+    sft = {
+        "name": "sft",
+        "method": "sft",
+        "from": "model",
+        "model": model,
+        "dataset": train,
+        "validation": validation,
+    }
     evaluation = {"name": "eval", "method": "eval", "from": "sft", "model": model, "dataset": held}
     return Experiment.model_validate({"name": "x", "stages": [sft, evaluation]})
 
@@ -81,13 +97,18 @@ def test_the_validation_part_of_gsm8k_aug_is_inside_gsm8k_train(real_data: Path)
         experiment(train={"name": "gsm8k-aug"}, held={"name": "gsm8k", "split": "test"}, validation=held),
         data_dir=str(real_data),
     )
-    assert [(p.train, p.eval, p.found) for p in clean] == [("sft", "sft (validation)", False), ("sft", "eval", False)]
+    assert [(p.train, p.eval, p.found) for p in clean] == [
+        ("sft", "sft (validation)", False),
+        ("sft", "eval", False),
+    ]
 
 
 @pytest.mark.parametrize("name", ["shell-game", "countdown-gen", "prosqa-gen"])
 def test_generators_do_not_leak(name: str) -> None:
     pair = compare(
-        read(name=name, limit=5000).examples, read(name=name, split="test", limit=300).examples, names=("a", "b")
+        read(name=name, limit=5000).examples,
+        read(name=name, split="test", limit=300).examples,
+        names=("a", "b"),
     )
     assert not pair.found
 

@@ -182,7 +182,9 @@ def test_a_plugin_that_is_not_there() -> None:
 def test_what_an_own_dataset_gives_is_checked(tmp_path: Path, body: str, message: str) -> None:
     name = f"own-{message.replace(' ', '-').lower()}"
     plugin = tmp_path / "mine.py"
-    plugin.write_text(f"from jobs.data import Example, dataset\n\n@dataset({name!r})\ndef make(split, options):\n{body}\n")
+    plugin.write_text(
+        f"from jobs.data import Example, dataset\n\n@dataset({name!r})\ndef make(split, options):\n{body}\n"
+    )
     assert message in refusal(name=name, plugins=[str(plugin)]).message
 
 

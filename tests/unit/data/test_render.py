@@ -14,7 +14,11 @@ from jobs.runtime.errors import JobUserError
 from latentctl.spec.prompt import PromptSpec
 
 EXAMPLE = Example(
-    "e-1", "What is 1+1+1?", "3", ("1+1=2", "2+1=3"), variants={"sentence": ("One and one is two.", "And three.")}
+    "e-1",
+    "What is 1+1+1?",
+    "3",
+    ("1+1=2", "2+1=3"),
+    variants={"sentence": ("One and one is two.", "And three.")},
 )
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -32,7 +36,9 @@ def byte_tokenizer(*, bos: bool = False, eos_too: bool = False, chat: str | None
     core.decoder = decoders.ByteLevel()
     if bos:
         single = "<bos> $A <eos>" if eos_too else "<bos> $A"
-        core.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<bos>", 0), ("<eos>", 1)])
+        core.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=[("<bos>", 0), ("<eos>", 1)]
+        )
     kept = {"bos_token": "<bos>", "eos_token": "<eos>", **more}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **{k: v for k, v in kept.items() if v})
     tokenizer.chat_template = chat
@@ -85,7 +91,9 @@ def test_plain_prompts() -> None:
     assert second.startswith("A number. ") and "<think>" in second and "\\boxed{}" in second
     assert "<answer>" in prompt(form="xml")
     assert "<<" in prompt(form="plain", markers={"start": "<<", "end": ">>"})
-    assert Renderer(None, PromptSpec(instruction=False), "A number.").prompt_text(EXAMPLE) == "What is 1+1+1?\n"
+    assert (
+        Renderer(None, PromptSpec(instruction=False), "A number.").prompt_text(EXAMPLE) == "What is 1+1+1?\n"
+    )
     assert prompt(form="coconut", system="Be brief.") == "Be brief.\n\nWhat is 1+1+1?\n"
     assert prompt(form="coconut", system="general").startswith(SYSTEM_PROMPTS["general"] + "\n\n")
 
@@ -97,7 +105,10 @@ def test_chat_prompts() -> None:
     )
     with_system = Renderer(tokenizer, PromptSpec(form="coconut", system="Be brief.")).prompt_text(EXAMPLE)
     assert with_system.startswith("<|system|>Be brief.<|end|><|user|>")
-    assert Renderer(tokenizer, PromptSpec(form="coconut", template="plain")).prompt_text(EXAMPLE) == "What is 1+1+1?\n"
+    assert (
+        Renderer(tokenizer, PromptSpec(form="coconut", template="plain")).prompt_text(EXAMPLE)
+        == "What is 1+1+1?\n"
+    )
 
 
 def test_chat_without_a_template() -> None:
@@ -109,7 +120,9 @@ def test_chat_without_a_template() -> None:
 
 
 def test_a_chat_template_that_refuses_system_prompts() -> None:
-    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHAT
+    refusing = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHAT
+    )
     renderer = Renderer(byte_tokenizer(chat=refusing), PromptSpec(system="general"))
     with pytest.raises(JobUserError, match="no system role") as caught:
         renderer.prompt(EXAMPLE)

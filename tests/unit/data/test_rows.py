@@ -95,7 +95,9 @@ def test_only_line_feeds_end_a_row(write: Write, sign: str) -> None:
     loaded = read(write("rows.txt", text), name="gsm8k-aug")
     assert [e.question for e in loaded.examples] == [asked, "three"]
     if sign in "\u2028\u2029\x85":
-        raw = "".join(json.dumps({"question": q, "answer": "1"}, ensure_ascii=False) + "\n" for q in (asked, "b"))
+        raw = "".join(
+            json.dumps({"question": q, "answer": "1"}, ensure_ascii=False) + "\n" for q in (asked, "b")
+        )
         assert [e.question for e in read(write("rows.jsonl", raw)).examples] == [asked, "b"]
 
 
@@ -205,7 +207,11 @@ def test_a_broken_element_of_a_json_list_is_named_by_its_line(write: Write) -> N
 def test_a_json_list_cut_short(write: Write, cut: str) -> None:
     text = json.dumps(GOOD, indent=1)
     third = text.index('"q2"')
-    end = {"in text": third + 2, "after comma": text.index("{", third - 20), "after element": text.index("}", third) + 1}
+    end = {
+        "in text": third + 2,
+        "after comma": text.index("{", third - 20),
+        "after element": text.index("}", third) + 1,
+    }
     path = write("rows.json", text[: end[cut]])
     error = fails(path)
     assert "cut short" in error.message
@@ -265,7 +271,10 @@ def test_csv_faults_of_the_header(write: Write) -> None:
 
 
 def test_tab_separated(write: Write) -> None:
-    assert read(write("rows.tsv", "question\tanswer\nq, with comma\t1\n")).examples[0].question == "q, with comma"
+    assert (
+        read(write("rows.tsv", "question\tanswer\nq, with comma\t1\n")).examples[0].question
+        == "q, with comma"
+    )
 
 
 def test_git_lfs_pointers_are_told_from_data(write: Write) -> None:
