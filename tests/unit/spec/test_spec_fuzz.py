@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +14,7 @@ from latentctl import shipped
 from latentctl.errors import Problem, UserError
 from latentctl.spec import files
 from latentctl.spec.load import load_mapping, load_profile, load_recipe
+from latentctl.spec.yaml_marks import parse
 
 QUIET = settings(
     max_examples=150,
@@ -80,6 +82,31 @@ TREES = st.recursive(
 )
 
 
+FULL = """
+model: {init: {arch: gpt2, layers: 1}, tokenizer: {kind: word}}
+dataset: {name: shell-game, options: {cups: 3}}
+prompt: {form: coconut, markers: {start: a, end: b}}
+train: {lr: 1e-3, betas: [0.9, 0.95], lora: {r: 4}, keep: {best: loss}, early_stop: {}, eval_every: 5}
+validation: math
+sampling: {temperature: 1.0, samples: 4, stop: [x]}
+resources: {time: 12h, mem: 4G}
+seeds: [1, 2]
+sweep: {grid: {train.lr: [1e-3, 1e-4], stages.b.sampling.top_k: [1, 2]}}
+wandb: {tags: [a]}
+stages:
+- {name: a, method: sft, sft: {target: answer}}
+- {name: b, method: eval, from: a@best, eval: {max_batch: 3}, dataset: {limit: 3}}
+- eval
+"""
+TREE_SEEDS = [
+    node.plain() for text in [FULL.encode(), *SEEDS] if (node := parse(text.decode(), "r.yaml")) is not None
+]
+
+
+def test_the_full_recipe_is_good() -> None:
+    assert len(load_mapping(TREE_SEEDS[0]).points) == 8
+
+
 def told(read: Callable[[], object]) -> list[Problem] | None:
     """What is wrong, None if nothing is; any other exception fails the test."""
     try:
@@ -132,6 +159,26 @@ def test_shipped_recipes_with_pieces_replaced(
 @given(st.dictionaries(WORDS, TREES, max_size=6))
 def test_random_recipes_of_known_words(data: dict[str, object]) -> None:
     judge(lambda: load_mapping(data))
+
+
+def swapped(data: Any, draw: Callable[[int], int], value: object) -> Any:
+    """A copy of the tree in which one node, chosen on the way down, is `value`."""
+    if not isinstance(data, dict | list) or not data or draw(4) == 0:
+        return value
+    keys = list(data) if isinstance(data, dict) else list(range(len(data)))
+    chosen = keys[draw(len(keys))]
+    if isinstance(data, dict):
+        return {k: swapped(v, draw, value) if k == chosen else v for k, v in data.items()}
+    return [swapped(v, draw, value) if i == chosen else v for i, v in enumerate(data)]
+
+
+@QUIET
+@given(st.data(), st.sampled_from(TREE_SEEDS), st.lists(TREES, min_size=1, max_size=3))
+def test_good_recipes_with_parts_replaced(data: st.DataObject, tree: Any, values: list[object]) -> None:
+    for value in values:
+        tree = swapped(tree, lambda n: data.draw(st.integers(0, n - 1)), value)
+    if isinstance(tree, dict):
+        judge(lambda: load_mapping(tree))
 
 
 @QUIET
