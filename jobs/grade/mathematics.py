@@ -96,7 +96,7 @@ def _parse_gold(gold: str) -> list[Any]:
 
 @lru_cache(maxsize=1)
 def _config() -> list[Any]:
-    """Boxed first; malformed operators (\\frac12) are read as they are meant: answers are judged, not their form."""
+    """Boxed first; malformed operators (\\frac12) are read as meant: answers are judged, not their form."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig
 
     return [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
