@@ -14,6 +14,7 @@ from typer.exceptions import Abort, TyperException
 
 from latentctl import __version__
 from latentctl.cli import output
+from latentctl.cli.quick_params import quicken
 from latentctl.errors import Exit, UserError
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -57,6 +58,7 @@ class LazyGroup(typer.core.TyperGroup):
             return None
         command = typer.main.get_command(importlib.import_module(entry[1]).app)
         command.name = cmd_name
+        quicken(command)
         return command
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -113,9 +115,9 @@ def main(argv: list[str] | None = None) -> None:
     args = sys.argv[1:] if argv is None else argv
     wants_json = "--json" in args
     try:
-        result: Any = typer.main.get_command(app).main(
-            args=args, prog_name="latentctl", standalone_mode=False
-        )
+        root = typer.main.get_command(app)
+        quicken(root)
+        result: Any = root.main(args=args, prog_name="latentctl", standalone_mode=False)
         code = int(result) if isinstance(result, int) else Exit.OK
     except UserError as error:
         if os.environ.get("LATENTCTL_DEBUG_CLI"):
