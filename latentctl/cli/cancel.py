@@ -9,10 +9,10 @@ import typer
 from latentctl.cli import output
 from latentctl.launch.observe import executor_of, handle_of, observe
 from latentctl.record.journal import Journal
-from latentctl.runs.index import select
+from latentctl.runs.sweeps import select
 from latentctl.runs.view import RunView
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

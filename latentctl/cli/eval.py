@@ -13,7 +13,7 @@ from latentctl.cli.launching import Cluster, DryRun, Name, Rerun, Set, Wait
 from latentctl.errors import UserError
 from latentctl.runs import checkpoint as checkpoints
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from latentctl.cli import output
 from latentctl.errors import Exit
 from latentctl.launch.observe import Observed, observe
 from latentctl.record.paths import RunPaths
 from latentctl.report import progress, result, text
+from latentctl.report.show import outcome_dump
 from latentctl.runs.view import JobView, RunView
 
 POLL_S = 0.5
@@ -46,7 +46,7 @@ def conclude(views: Sequence[RunView], name: str, *, as_json: bool) -> int:
     """The result table, or why there is none."""
     good = bool(views) and all(v.state == "succeeded" for v in views)
     if as_json:
-        output.print_json("result", {"name": name, "runs": [result_dump(v) for v in views]})
+        output.print_json("result", {"name": name, "runs": [outcome_dump(v) for v in views]})
     else:
         _print_results(views)
     for view in [v for v in views if v.state != "succeeded"][:3]:
@@ -61,17 +61,12 @@ def conclude(views: Sequence[RunView], name: str, *, as_json: bool) -> int:
     return Exit.OK if good else Exit.NEGATIVE
 
 
-def result_dump(view: RunView) -> dict[str, Any]:
-    """A run with its stages' results, for `--json`."""
-    return {**view.dump(), "results": {r.stage: r.numbers for r in result.stage_results(view.run, view.plan)}}
-
-
 def _print_results(views: Sequence[RunView]) -> None:
     colour = text.coloured(sys.stdout)
     if len(views) == 1:
         table = result.run_table(result.stage_results(views[0].run, views[0].plan), colour=colour)
     else:
-        from latentctl.launch.sweeps import membership
+        from latentctl.runs.sweeps import membership
 
         varies = membership(views[0].run.root.parent) if views else {}
         pairs = [

@@ -19,7 +19,7 @@ from latentctl.runs.index import find_run
 from latentctl.runs.logfiles import LogFile, Tail, last_lines, rank_logs
 from latentctl.runs.view import RunView
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 POLL_S = 0.5
 STATE_EVERY_S = 5.0
 

@@ -8,9 +8,9 @@ import typer
 
 from latentctl.cli import launching, output
 from latentctl.errors import UserError
-from latentctl.runs.index import select
+from latentctl.runs.sweeps import select
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

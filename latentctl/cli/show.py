@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from latentctl.cli import output
-from latentctl.launch.observe import observe_one
+from latentctl.launch.observe import observe, observe_one
 from latentctl.report import show as page
+from latentctl.report.result import many_table
+from latentctl.report.status import status_table
 from latentctl.report.text import coloured
 from latentctl.runs.index import find_run
+from latentctl.runs.sweeps import find_sweep, membership, points_of
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
 def show(
-    run: Annotated[str, typer.Argument(help="A run; a prefix or @last will do.", show_default=False)],
+    run: Annotated[
+        str, typer.Argument(help="A run or a sweep; a prefix or @last will do.", show_default=False)
+    ],
     runs_dir: output.RunsDir = None,
     as_json: output.Json = False,
 ) -> None:
-    """One run: what was asked, its jobs and attempts, metrics, result, paths.
+    """One run: what was asked, its jobs and attempts, metrics, result, paths. Of a sweep: its points and
+    their results.
 
     Example: latentctl show @last
     """
-    view = observe_one(find_run(output.runs_dir(runs_dir), run))
+    root = output.runs_dir(runs_dir)
+    sweep = find_sweep(root, run)
+    if sweep is not None:
+        _show_sweep(root, sweep, as_json=as_json)
+        return
+    view = observe_one(find_run(root, run))
     if as_json:
         output.print_json("run", page.run_dump(view))
         return
@@ -38,3 +50,22 @@ def show(
     elif not view.done:
         commands.append((f"latentctl status {name} --watch", "follow it"))
     output.next_commands(commands)
+
+
+def _show_sweep(root: Path, sweep: str, *, as_json: bool) -> None:
+    """The points with their states, and the results over them."""
+    points = points_of(root, sweep)
+    seen = observe([run for run, _ in points])
+    if as_json:
+        varies = {run.id: changed for run, changed in points}
+        rows = [{**page.outcome_dump(v), "varies": varies[v.run.id]} for v in seen.views]
+        output.print_json("sweep", {"sweep": sweep, "points": rows})
+        return
+    colour = coloured(sys.stdout)
+    print(status_table(seen.views, sweeps=membership(root), colour=colour))
+    table = many_table(points, colour=colour)
+    if table:
+        print(f"\nresult:\n{table}")
+    output.next_commands(
+        [(f"latentctl status {sweep}", "every job"), (f"latentctl cancel {sweep}", "stop all")]
+    )

@@ -14,14 +14,14 @@ import typer
 from latentctl.cli import output
 from latentctl.errors import Exit
 from latentctl.launch.observe import Observed, observe
-from latentctl.launch.sweeps import membership
 from latentctl.record.paths import RunPaths
 from latentctl.report.status import status_table
 from latentctl.report.text import coloured
-from latentctl.runs.index import all_runs, select
+from latentctl.runs.index import all_runs
 from latentctl.runs.reconcile import answer
+from latentctl.runs.sweeps import membership, select
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 NEWEST = 15
 """Runs shown without names and without --all."""
 
@@ -35,7 +35,7 @@ def status(
         ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything has ended.")] = False,
-    every: Annotated[float, typer.Option("--every", min=0.5, help="Seconds between refreshes.")] = 5.0,
+    every: Annotated[float, typer.Option("--every", help="Seconds between refreshes.")] = 5.0,
     all_: Annotated[bool, typer.Option("--all", help=f"All runs, not the newest {NEWEST} alone.")] = False,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="0 all succeeded, 1 some did not, 8 still pending or running.")

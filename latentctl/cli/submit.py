@@ -11,7 +11,7 @@ from latentctl.cli import launching, output
 from latentctl.cli.launching import Cluster, DryRun, Name, Rerun, Set
 from latentctl.errors import UserError
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

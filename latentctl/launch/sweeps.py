@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from latentctl.launch import executor_for
 from latentctl.launch.observe import handle_of, observe
 from latentctl.launch.start import Started, start
-from latentctl.record.atomic import try_read_json, write_json
+from latentctl.record.atomic import write_json
 from latentctl.record.journal import now
-from latentctl.record.paths import RunPaths
 from latentctl.runs import create
-from latentctl.runs.index import SWEEPS
+from latentctl.runs.sweeps import SWEEPS, VERSION
 
 if TYPE_CHECKING:
     from latentctl.spec.cluster import ClusterProfile
-
-VERSION = 1
 
 
 class SweepPoint(create.Point, Protocol):
@@ -91,23 +88,3 @@ def _take_back(started: Sequence[Started], profile: ClusterProfile) -> None:
         handles = [h for h in map(handle_of, view.jobs) if h is not None]
         executor.cancel(view.run, handles)
         create.discard(view.run)
-
-
-def membership(runs_dir: Path) -> dict[str, dict[str, Any]]:
-    """Run id -> {"sweep": id, "varies": {...}} for every point of every sweep."""
-    folder = runs_dir / SWEEPS
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*/sweep.json")) if folder.is_dir() else []:
-        sweep = try_read_json(path) or {}
-        for point in sweep.get("points", []):
-            found[point["run"]] = {
-                "sweep": sweep.get("id", path.parent.name),
-                "varies": point.get("varies") or {},
-            }
-    return found
-
-
-def points_of(runs_dir: Path, sweep: str) -> list[tuple[RunPaths, dict[str, Any]]]:
-    """The runs of a sweep with what each varies."""
-    rows = (try_read_json(runs_dir / SWEEPS / sweep / "sweep.json") or {}).get("points", [])
-    return [(RunPaths(runs_dir / r["run"]), r.get("varies") or {}) for r in rows]

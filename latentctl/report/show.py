@@ -203,3 +203,8 @@ def run_dump(view: RunView) -> dict[str, Any]:
             "jobs": {j.name: str(run.job(j.name).root) for j in view.jobs},
         },
     }
+
+
+def outcome_dump(view: RunView) -> dict[str, Any]:
+    """A run with its stages' results, for `--json`."""
+    return {**view.dump(), "results": {r.stage: r.numbers for r in result.stage_results(view.run, view.plan)}}

@@ -37,7 +37,9 @@ def status_table(
             rows += _run(view, jobs=jobs)
         elif sweep not in seen:
             seen.add(sweep)
+            places = {run: i for i, run in enumerate(sweeps or {})}
             points = [v for v in views if (sweeps or {}).get(v.run.id, {}).get("sweep") == sweep]
+            points.sort(key=lambda v: places[v.run.id])
             rows += _sweep(sweep, points, sweeps or {}, jobs=jobs)
     return table(_HEAD, rows, width=width, colour=colour)
 

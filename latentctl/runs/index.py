@@ -6,11 +6,9 @@ import difflib
 from pathlib import Path
 
 from latentctl.errors import Exit, UserError
-from latentctl.record.atomic import try_read_json
 from latentctl.record.paths import RunPaths
 
 LAST = "@last"
-SWEEPS = "sweeps"
 _SHOWN = 8
 
 
@@ -21,7 +19,7 @@ def all_runs(runs_dir: Path) -> list[RunPaths]:
         return []
     found: list[tuple[int, str, Path]] = []
     for path in runs_dir.iterdir():
-        if path.name.startswith(".") or path.name == SWEEPS:
+        if path.name.startswith(".") or path.name == "sweeps":
             continue
         try:
             made = (path / "plan.json").stat().st_mtime_ns
@@ -64,36 +62,6 @@ def find_run(runs_dir: Path, text: str) -> RunPaths:
         code=Exit.NOT_FOUND,
         kind="not_found",
     )
-
-
-def sweep_points(runs_dir: Path, text: str) -> list[RunPaths] | None:
-    """The runs of the sweep of that id or prefix; None where no sweep is called so."""
-    folder = runs_dir / SWEEPS
-    if not folder.is_dir() or not text or "/" in text:
-        return None
-    matching = sorted(p for p in folder.glob("*/sweep.json") if p.parent.name.startswith(text))
-    exact = [p for p in matching if p.parent.name == text]
-    chosen = exact or matching
-    if len(chosen) != 1:
-        return None
-    points = (try_read_json(chosen[0]) or {}).get("points", [])
-    return [RunPaths(runs_dir / p["run"]) for p in points if (runs_dir / p["run"] / "plan.json").is_file()]
-
-
-def select(runs_dir: Path, names: list[str]) -> list[RunPaths]:
-    """The runs that the names mean, a sweep's name standing for its points; without doubles, in the order
-    given."""
-    found: dict[str, RunPaths] = {}
-    for text in names:
-        try:
-            chosen = [find_run(runs_dir, text)]
-        except UserError:
-            points = sweep_points(runs_dir, text)
-            if points is None:
-                raise
-            chosen = points
-        found.update({run.id: run for run in chosen})
-    return list(found.values())
 
 
 def _no_runs(runs_dir: Path) -> UserError:

@@ -83,6 +83,8 @@ def judge(e: Evidence) -> Verdict:
         if e.journal == "failed":
             return Verdict("unknown", "there is a result.json, but the journal says that the attempt failed")
         return Verdict("succeeded")
+    if e.result_attempt is not None and e.journal in ("planned", "submitted"):
+        return Verdict("succeeded", "it ended while it was submitted again")
     if e.journal == "succeeded":
         return Verdict("unknown", f"the journal says succeeded, but attempt {e.attempt} left no result.json")
     if e.journal in TERMINAL:

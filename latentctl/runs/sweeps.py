@@ -1,0 +1,64 @@
+"""Sweeps as they are on disk: `<runs_dir>/sweeps/<id>/sweep.json` lists runs and what each varies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from latentctl.record.atomic import try_read_json
+from latentctl.record.paths import RunPaths
+from latentctl.runs.index import all_runs, find_run
+
+SWEEPS = "sweeps"
+VERSION = 1
+
+
+def find_sweep(runs_dir: Path, text: str) -> str | None:
+    """The sweep of that id, or of that prefix where no run and no other sweep begins so; None where there
+    is none."""
+    folder = runs_dir / SWEEPS
+    if not folder.is_dir() or not text or "/" in text:
+        return None
+    names = sorted(p.parent.name for p in folder.glob("*/sweep.json"))
+    if text in names:
+        return text
+    matching = [name for name in names if name.startswith(text)]
+    taken = any(run.id.startswith(text) for run in all_runs(runs_dir))
+    return matching[0] if len(matching) == 1 and not taken else None
+
+
+def sweep_points(runs_dir: Path, sweep: str) -> list[RunPaths]:
+    """The runs of a sweep that are still there, in its order."""
+    points = (try_read_json(runs_dir / SWEEPS / sweep / "sweep.json") or {}).get("points", [])
+    return [RunPaths(runs_dir / p["run"]) for p in points if (runs_dir / p["run"] / "plan.json").is_file()]
+
+
+def select(runs_dir: Path, names: list[str]) -> list[RunPaths]:
+    """The runs that the names mean, a sweep's name standing for its points; without doubles, in the order
+    given."""
+    found: dict[str, RunPaths] = {}
+    for text in names:
+        sweep = find_sweep(runs_dir, text)
+        chosen = [find_run(runs_dir, text)] if sweep is None else sweep_points(runs_dir, sweep)
+        found.update({run.id: run for run in chosen})
+    return list(found.values())
+
+
+def membership(runs_dir: Path) -> dict[str, dict[str, Any]]:
+    """Run id -> {"sweep": id, "varies": {...}} for every point of every sweep."""
+    folder = runs_dir / SWEEPS
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*/sweep.json")) if folder.is_dir() else []:
+        sweep = try_read_json(path) or {}
+        for point in sweep.get("points", []):
+            found[point["run"]] = {
+                "sweep": sweep.get("id", path.parent.name),
+                "varies": point.get("varies") or {},
+            }
+    return found
+
+
+def points_of(runs_dir: Path, sweep: str) -> list[tuple[RunPaths, dict[str, Any]]]:
+    """The runs of a sweep with what each varies."""
+    rows = (try_read_json(runs_dir / SWEEPS / sweep / "sweep.json") or {}).get("points", [])
+    return [(RunPaths(runs_dir / r["run"]), r.get("varies") or {}) for r in rows]

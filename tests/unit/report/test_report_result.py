@@ -1,0 +1,105 @@
+"""The result table says what the result files say."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentctl.record.atomic import write_json
+from latentctl.record.paths import RunPaths
+from latentctl.record.plan import JobPlan, Plan
+from latentctl.report.result import many_table, mean_interval, run_table, stage_results
+
+SCORE = {
+    "accuracy": 0.8333, "accuracy_ci": [0.7, 0.91], "n": 120, "k": 1, "tokens_mean": 33.25, "truncated": 0.05,
+    "stop_causes": {"eos": 114, "length": 6}, "graded_errors": 2, "tokens_per_s": 1234.5,
+    "problems_per_s": 4.0, "seconds": 30.2, "dataset": "gsm8k", "method": "eval",
+    "leakage": {"sets": [{"stage": "sft", "checked": True, "exact": 3, "near": 1}]},
+}  # fmt: skip
+TRAIN = {
+    "loss": 0.2134567, "steps": 400, "tokens": 123456, "train_seconds": 65.0, "method": "sft",
+    "best": {"metric": "loss", "value": 0.2, "step": 300},
+}  # fmt: skip
+
+
+def make_run(root: Path, results: dict[str, dict[str, Any]]) -> RunPaths:
+    run = RunPaths(root)
+    job = JobPlan("all", list(results), [], "train", 1, 1, 0, None, None, 60, "python")
+    root.mkdir(parents=True)
+    Plan(root.name, "0" * 64, {"name": "local"}, [job]).save(run.plan)
+    for stage, numbers in results.items():
+        if numbers:
+            write_json(run.job("all").stage(stage).result, numbers)
+    return run
+
+
+def test_every_number_of_an_evaluation_is_in_the_table(tmp_path: Path) -> None:
+    text = run_table(stage_results(make_run(tmp_path / "r", {"sft": TRAIN, "score": SCORE})))
+    for part in (
+        "score",
+        "gsm8k",
+        "83.3 %",
+        "70.0-91.0",
+        "120",
+        "33.2",
+        "5.0 %",
+        "1,234",
+        "30s",
+        "0.25 s per problem",
+    ):
+        assert part in text, part
+    assert "eos 95 %, length 5 %" in text
+    assert "2 answers could not be graded" in text
+    assert "3 questions also stand in the data of sft, 1 nearly" in text
+    for part in ("sft", "400", "0.2135", "loss 0.2 @ 300", "123,456", "1m05s"):
+        assert part in text, part
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_several_samples_per_problem_have_their_own_line(tmp_path: Path) -> None:
+    many = {**SCORE, "k": 4, "avg_at_k": 0.5, "pass_at_k": {"1": 0.5, "2": 0.625, "4": 0.75}, "maj_at_k": 0.6}
+    text = run_table(stage_results(make_run(tmp_path / "r", {"score": many})))
+    assert "avg@4 50.0 %; pass@1 50.0 %; pass@2 62.5 %; pass@4 75.0 %; maj@4 60.0 %" in text
+
+
+def test_unfinished_stages_are_not_in_the_table(tmp_path: Path) -> None:
+    results = stage_results(make_run(tmp_path / "r", {"sft": TRAIN, "score": {}}))
+    assert [r.stage for r in results] == ["sft"]
+    assert run_table([]) == ""
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    mean, half = mean_interval([0.80, 0.82, 0.84])
+    assert mean == pytest.approx(0.82)
+    # s = 0.02, t(2) = 4.303: by hand
+    assert half == pytest.approx(4.303 * 0.02 / math.sqrt(3), rel=1e-6)
+    assert mean_interval([0.5]) == (0.5, None)
+
+
+def test_a_sweep_has_one_row_per_point_and_seeds_in_it(tmp_path: Path) -> None:
+    runs = []
+    for lr, accuracies in {1e-3: (0.5, 0.6), 1e-4: (0.2, 0.2)}.items():
+        for seed, accuracy in enumerate(accuracies):
+            run = make_run(tmp_path / f"r-{lr}-{seed}", {"score": {**SCORE, "accuracy": accuracy}})
+            runs.append((run, {"train.lr": lr, "seed": seed}))
+    lines = many_table(runs).splitlines()
+    assert len(lines) == 3
+    assert "lr=0.001" in lines[1]
+    assert "55.0 %" in lines[1]
+    assert " 2 " in lines[1]
+    assert "lr=0.0001" in lines[2]
+    assert "20.0 %" in lines[2]
+
+
+def test_a_single_seed_keeps_the_interval_over_problems(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", {"score": SCORE})
+    assert "70.0-91.0" in many_table([(run, {"train.lr": 1})])
+
+
+def test_numbers_come_back_as_written(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", {"score": SCORE})
+    assert stage_results(run)[0].numbers == json.loads(json.dumps(SCORE))
