@@ -10,7 +10,7 @@ stop() { # stop PIDFILE NAME SECONDS: TERM, then KILL
   read -r pid < "$file"
   kill "$pid" 2> /dev/null
   for ((i = 0; i < $3 * 20; i++)); do
-    [ -d "/proc/$pid" ] || { rm -f "$file"; say "stopped $2"; return 0; }
+    lives "$pid" || { rm -f "$file"; say "stopped $2"; return 0; }
     sleep 0.05
   done
   kill -9 "$pid" 2> /dev/null

@@ -63,10 +63,17 @@ need_root() { [ "$(id -u)" = 0 ] || refuse "a devbox needs root: Slurm's daemons
 
 running() { # running PIDFILE: the process that wrote it lives and is one of ours
   local pid comm
-  [ -s "$1" ] && read -r pid < "$1" && [ -d "/proc/$pid" ] || return 1
+  [ -s "$1" ] && read -r pid < "$1" && lives "$pid" || return 1
   read -r comm < "/proc/$pid/comm" || return 1
   case $comm in slurm* | munged | mariadbd) true ;; *) false ;; esac
-}
+} 2> /dev/null
+
+lives() { # lives PID: it is there and not a zombie, which a container's first process may leave lying for long
+  local stat
+  read -r stat < "/proc/$1/stat" || return 1
+  stat=${stat##*) }
+  [ "${stat%% *}" != Z ]
+} 2> /dev/null
 
 wait_for() { # wait_for WHAT LOG SECONDS COMMAND...
   local what=$1 log=$2 end=$((SECONDS + $3)) last=

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentctl.errors import Problem, UserError
+from latentctl.errors import Exit, Problem, UserError
 from latentctl.launch import slurm_words
 from latentctl.launch.protocol import Fact, Handle
 from latentctl.launch.slurm_client import Refused, SlurmClient, SlurmError
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from latentctl.spec.cluster import ClusterProfile
 
 NAME = "slurm"
+_VAGUE = (None, "PartitionConfig")
+"""What squeue says before the scheduler has looked closely."""
+_MORE_LOOKS, _LOOK_S = 3, 0.3
 
 
 class SlurmExecutor:
@@ -48,9 +51,12 @@ class SlurmExecutor:
         try:
             for job in jobs:
                 done.append(self._submit(run, plan, job, journal, {h.job: h.id for h in done}))
-        except BaseException:
-            self._withdraw(run, journal, done)
-            raise
+        except BaseException as error:
+            left = self._withdraw(run, journal, done)
+            if left is None:
+                raise
+            told = error.problems if isinstance(error, UserError) else []
+            raise UserError(problems=[*told, left], code=Exit.CLUSTER, kind="cluster") from error
         return done
 
     def _submit(
@@ -78,23 +84,20 @@ class SlurmExecutor:
         ledger.submitted(journal, job.name, attempt, executor=NAME, id=slurm_id, name=name)
         return Handle(NAME, slurm_id, job.name, name)
 
-    def _withdraw(self, run: RunPaths, journal: Journal, done: list[Handle]) -> None:
-        """All or nothing: cancel what was accepted before a later job was refused."""
+    def _withdraw(self, run: RunPaths, journal: Journal, done: list[Handle]) -> Problem | None:
+        """All or nothing: cancel what was accepted before a refusal. Returns what could not be."""
         if not done:
-            return
+            return None
         try:
             self.client.cancel([h.id for h in done])
         except SlurmError as error:
-            ids = " ".join(h.id for h in done)
-            raise UserError(
-                f"a later job was refused, and the earlier ones could not be cancelled: {error}",
-                hint=f"scancel {ids}",
-                code=error.code,
-                kind=error.kind,
-            ) from error
+            names = ", ".join(h.job for h in done)
+            text = f"{names}: accepted before, and could not be cancelled: {error.problems[0].message}"
+            return Problem(text, hint=f"scancel {' '.join(h.id for h in done)}")
         for handle in done:
             attempt = (ledger.last_submission(read(run.journal), handle.job) or {}).get("attempt")
             journal.append("cancelled", job=handle.job, attempt=attempt, why="a later job was refused")
+        return None
 
     def findings(self, handles: Sequence[Handle]) -> list[Problem]:
         """Accepted jobs that can never run as they are: asked right after `submit`.
@@ -103,8 +106,10 @@ class SlurmExecutor:
         """
         try:
             rows = self.client.live(h.id for h in handles)
-            if any(r.state == "PENDING" and r.reason is None for r in rows.values()):
-                time.sleep(0.5)  # the scheduler has not looked at it yet
+            for _ in range(_MORE_LOOKS):
+                if not any(r.state == "PENDING" and r.reason in _VAGUE for r in rows.values()):
+                    break
+                time.sleep(_LOOK_S)
                 rows = self.client.live(h.id for h in handles)
         except SlurmError:
             return []
@@ -155,8 +160,11 @@ class SlurmExecutor:
 
 
 def _ours(row: JobRow | None, handle: Handle) -> bool:
-    """Ids start again after a wipe of the controller: a row with another name is another job."""
-    return row is not None and (handle.name is None or row.name == handle.name)
+    """Ids start again after a wipe of the controller: a row with another name is another job.
+
+    `allocation` is accounting's word for a job whose name it never got.
+    """
+    return row is not None and (handle.name is None or row.name in (handle.name, "allocation"))
 
 
 def _fact(handle: Handle, row: JobRow | None, trouble: str | None) -> Fact:

@@ -36,7 +36,7 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
 
 NEVER: dict[str, tuple[str, str]] = {
     "PartitionTimeLimit": ("time", "asks for more time than the partition allows"),
-    "PartitionConfig": ("resources", "asks for more time or larger nodes than the partition has"),
+    "PartitionConfig": ("resources", "asks for what its partition does not give"),
     "PartitionNodeLimit": ("nodes", "asks for more nodes than the partition allows"),
     "PartitionDown": ("partition", "waits in a partition that is down"),
     "PartitionInactive": ("partition", "waits in a partition that is inactive"),
@@ -132,7 +132,10 @@ def allowed(field: str | None, profile: ClusterProfile, facts: ClusterFacts) -> 
 def limits(profile: ClusterProfile, facts: ClusterFacts) -> str | None:
     """What the profile's partition has, in words."""
     partition = facts.partition(profile.partition)
-    return None if partition is None else f"partition {partition.name} has {describe(partition)}"
+    if partition is None:
+        return None
+    down = "" if partition.up else " is down; it"
+    return f"partition {partition.name}{down} has {describe(partition)}"
 
 
 def describe(partition: Partition) -> str:

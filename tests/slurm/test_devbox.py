@@ -14,10 +14,10 @@ from latentctl.launch import devbox as box
 from latentctl.launch.slurm_client import SlurmClient
 
 
-def kill(folder, pid_file: str) -> None:
+def stop(folder, pid_file: str, number: signal.Signals = signal.SIGKILL) -> None:
     pid = int((folder / pid_file).read_text())
-    os.kill(pid, signal.SIGKILL)
-    while os.path.exists(f"/proc/{pid}/exe"):
+    os.kill(pid, number)
+    while os.path.exists(f"/proc/{pid}/exe"):  # a zombie has none
         time.sleep(0.02)
 
 
@@ -56,7 +56,7 @@ def test_a_dead_controller_is_code_4_at_once_and_a_running_job_outlives_it(devbo
     running = make_run({"train": {"do": "checkpoint"}})
     (handle,) = running.submit()
     running.wait(lambda: (running.job().root / "waiting-0").exists(), what="the job at work")
-    kill(devbox.folder, "run/slurm/slurmctld.pid")
+    stop(devbox.folder, "run/slurm/slurmctld.pid", signal.SIGTERM)  # KILL may lose what it has not saved yet
     assert not box.status(devbox.folder).up
 
     late = make_run({"train": {"do": "meet"}})
@@ -77,7 +77,7 @@ def test_a_dead_controller_is_code_4_at_once_and_a_running_job_outlives_it(devbo
 
 
 def test_a_dead_node_daemon_is_mended(devbox, up_again):
-    kill(devbox.folder, "run/slurmd.node4.pid")
+    stop(devbox.folder, "run/slurmd.node4.pid")
     found = box.status(devbox.folder)
     assert [n for n, alive in found.daemons.items() if not alive] == ["slurmd.node4"]
     up_again()
@@ -85,7 +85,7 @@ def test_a_dead_node_daemon_is_mended(devbox, up_again):
 
 
 def test_without_accounting_jobs_run_and_old_ones_are_unknown_with_the_reason(devbox, up_again, make_run):
-    kill(devbox.folder, "run/slurm/slurmdbd.pid")
+    stop(devbox.folder, "run/slurm/slurmdbd.pid")
     run = make_run({"train": {"do": "meet"}}, on=profile())
     (handle,) = run.submit()
     run.wait(lambda: run.state() == "succeeded", what="success without accounting")
