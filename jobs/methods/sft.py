@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, TypeVar, cast
@@ -24,6 +25,7 @@ from latentctl.spec.methods import SftSettings
 from latentctl.spec.prompt import PromptSpec
 
 T = TypeVar("T")
+_REPORT_ROWS = 1000
 
 
 class Sft:
@@ -103,9 +105,12 @@ class Sft:
         renderer = Renderer(tokenizer, self.prompt, data.instruction)
         rows: list[TextRow] = []
         lengths: list[int] = []
-        for example in self._examples(data):
+        examples = self._examples(data)
+        for i, example in enumerate(examples):
+            if i % _REPORT_ROWS == 0:
+                self.ctx.report.progress(i, len(examples), unit="row")
             rendered = renderer.row(example, self.settings.target, self.settings.steps)
-            row = TextRow(rendered.prompt_ids, rendered.target_ids)
+            row = TextRow(array("i", rendered.prompt_ids), array("i", rendered.target_ids))
             if tokenizer.unk_token_id in row.prompt or tokenizer.unk_token_id in row.response:
                 _check_known(tokenizer, example.id, rendered.prompt + rendered.target)
             lengths.append(row.length)

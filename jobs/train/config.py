@@ -70,9 +70,9 @@ def _trainable(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
                 yield parameter, norm
 
 
-def optimizer(model: nn.Module, train: TrainSpec) -> torch.optim.AdamW:
-    """PyTorch's own AdamW: DeepSpeed's versions need a compiler at run time."""
+def optimizer(model: nn.Module, train: TrainSpec, device: torch.device) -> torch.optim.AdamW:
+    """PyTorch's own AdamW: DeepSpeed's versions need a compiler at run time. Fused on a GPU."""
     beta1, beta2 = train.betas
     groups = parameter_groups(model, train.weight_decay)
-    fused = all(p.is_cuda for g in groups for p in g["params"])
+    fused = device.type == "cuda"
     return torch.optim.AdamW(groups, lr=train.lr, betas=(beta1, beta2), eps=train.eps, fused=fused or None)

@@ -54,8 +54,10 @@ class Engine:
         self.split = split
         self.device = device
         self._clip = train.clip
-        module = Step(model, objective).to(device)
-        adamw = optimizer(module, train)
+        module = Step(model, objective)
+        if train.zero_stage < 3:  # ZeRO-3 shares parameters out before any GPU holds all of them
+            module.to(device)
+        adamw = optimizer(module, train, device)
         self._config = deepspeed_config(train, split, dtype)
         self._plain = self._config["zero_optimization"]["stage"] == 0
         self._engine: Any = deepspeed.initialize(

@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jobs.methods.protocol import Preempted, StageContext
-from jobs.models.plain_export import export
 from jobs.models.lora import add_lora
+from jobs.models.plain_export import export
 from jobs.runtime import distributed, rng
 from jobs.runtime.errors import JobUserError
 from jobs.train.checkpoint import Checkpoints

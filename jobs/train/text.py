@@ -15,10 +15,10 @@ IGNORED = -100
 
 
 class TextRow(NamedTuple):
-    """Token ids of one row."""
+    """Token ids of one row. Large sets are held as arrays: a list of numbers takes nine times the memory."""
 
-    prompt: list[int]
-    response: list[int]
+    prompt: Sequence[int]
+    response: Sequence[int]
 
     @property
     def length(self) -> int:

@@ -25,7 +25,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> Case:
     """One process, the global batch in one forward, ZeRO 0."""
-    case = Case(str(tmp_path_factory.mktemp("whole")), experiment(rows, {**SCHEDULE, "micro_batch": 8}))
+    train = {**SCHEDULE, "micro_batch": 8, "eval_every": 4}
+    recipe = experiment(rows, train, validation=dataset(rows))
+    case = Case(str(tmp_path_factory.mktemp("whole")), recipe)
     run_case(case)
     return case
 
@@ -57,8 +59,9 @@ def two(
 
     def case(kind: str, zero: int, attempt: int = 1, **more: Any) -> Case:
         split = kind == "split"
-        train = {**SCHEDULE, "micro_batch": 2, "zero_stage": zero, **({} if split else {"save_every": 2})}
-        stage = {} if split else {"model": {"path": dropout_model}}
+        every = {"eval_every": 4} if split else {"save_every": 2}
+        train = {**SCHEDULE, "micro_batch": 2, "zero_stage": zero, **every}
+        stage = {"validation": dataset(rows)} if split else {"model": {"path": dropout_model}}
         source = None if split else dropout_model
         root = folder / f"{kind}-{zero}"
         made = Case(str(root), experiment(rows, train, **stage), attempt, source=source, **more)
@@ -144,6 +147,7 @@ def test_the_split_changes_nothing(zero: int, whole: Case, two: dict[tuple[str, 
     for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, atol=2e-5, rtol=1e-3, msg=name)
     assert split.result()["tokens"] == whole.result()["tokens"]
+    assert split.result()["validation"] == pytest.approx(whole.result()["validation"], abs=1e-5)
 
 
 @pytest.mark.parametrize("zero", range(4))

@@ -260,7 +260,7 @@ def test_packs_hold_each_row_once_within_their_room(lengths: list[int], room: in
 def test_packing_saves_computation() -> None:
     rows = [TextRow([1] * 3, [2] * n) for n in (40, 5, 9, 12)]
     packed, padded = (
-        TextObjective(pad=0, pack_to=room).collate([Item(r, 0) for r in rows]) for room in (64, None)
+        TextObjective(pad=0, pack_to=room).collate([Item(r, 0) for r in rows]) for room in (80, None)
     )
     assert packed.tensors["ids"].numel() < 0.5 * padded.tensors["ids"].numel()
     assert packed.tokens == padded.tokens == 78

@@ -214,6 +214,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
+    from jobs.train import config
+
+    config._PERSIST = 0  # models of tests are so small that ZeRO-3 would share nothing out
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     for raw in json.loads(Path(sys.argv[1]).read_text()):
         run_case(Case(**raw), rank=rank, size=size)
