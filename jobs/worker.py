@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 _WANDB_FINISH_S = 10.0
-_WANDB_FINISH_PREEMPTED_S = 3.0
+_WANDB_FINISH_HURRY_S = 3.0
+"""After a failure or a preemption."""
 
 
 class Worker:
@@ -258,8 +259,8 @@ def main(argv: list[str]) -> None:
         code = _report_failure(exc, run.job(job).attempt(attempt), rank)
         if worker and worker.debug and _is_a_riddle(exc) and worker.world.size == 1 and sys.stdin.isatty():
             pdb.post_mortem(exc.__traceback__)
-    if worker and worker.wandb and code in (0, EXIT_REQUEUE):
-        worker.wandb.finish(_WANDB_FINISH_PREEMPTED_S if code else _WANDB_FINISH_S)
+    if worker and worker.wandb:
+        worker.wandb.finish(_WANDB_FINISH_HURRY_S if code else _WANDB_FINISH_S, code)
     _leave(code)
 
 

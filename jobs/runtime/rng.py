@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import sys
 from pathlib import Path
@@ -12,12 +13,17 @@ from latentctl.record.atomic import read_json, write_json
 VERSION = 1
 
 
+def _loaded(name: str) -> Any:
+    """A module that this process has loaded, else None. Waits for one that a thread is loading."""
+    return importlib.import_module(name) if name in sys.modules else None
+
+
 def seed_all(seed: int) -> None:
     """Seed python, numpy and torch (every visible GPU included)."""
     random.seed(seed)
-    if numpy := sys.modules.get("numpy"):
+    if numpy := _loaded("numpy"):
         numpy.random.seed(seed % 2**32)
-    if torch := sys.modules.get("torch"):
+    if torch := _loaded("torch"):
         torch.manual_seed(seed)
 
 
@@ -25,10 +31,10 @@ def capture() -> dict[str, Any]:
     """The state of every generator that this process has loaded, as JSON."""
     version, numbers, gauss = random.getstate()
     state: dict[str, Any] = {"version": VERSION, "python": [version, list(numbers), gauss]}
-    if numpy := sys.modules.get("numpy"):
+    if numpy := _loaded("numpy"):
         name, keys, pos, has_gauss, cached = numpy.random.get_state()
         state["numpy"] = [name, keys.tolist(), int(pos), int(has_gauss), float(cached)]
-    if torch := sys.modules.get("torch"):
+    if torch := _loaded("torch"):
         state["torch"] = _hex(torch.get_rng_state())
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             state["cuda"] = _hex(torch.cuda.get_rng_state())  # of this process's own device
