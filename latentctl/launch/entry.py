@@ -20,8 +20,8 @@ from latentctl.launch.timing import Timing, lead
 from latentctl.launch.verdict import End, RankExit
 from latentctl.launch.worker_process import STOP_SIGNALS, WorkerProcess
 from latentctl.record import attempt as attempts
-from latentctl.record.atomic import try_read_json, write_json
-from latentctl.record.journal import Journal, boot_id, now, process_start
+from latentctl.record.atomic import try_read_json
+from latentctl.record.journal import Journal, boot_id, process_start
 from latentctl.record.paths import AttemptPaths, RunPaths
 from latentctl.record.plan import EXIT_REQUEUE, JobPlan, Plan
 
@@ -269,10 +269,8 @@ class Task:
         self._give_up(end)
 
     def _record(self, attempt: AttemptPaths, end: End) -> None:
-        row = end.record()
-        self._write(lambda: write_json(attempt.end, {**row, "attempt": attempt.number, "time": now()}))
-        data = {k: v for k, v in row.items() if k != "exit" and v not in (None, [])}
-        self._write(lambda: self.journal.append(end.event, job=self.job.name, attempt=attempt.number, **data))
+        self._write(lambda: end.save(attempt))
+        self._write(lambda: end.announce(self.journal, self.job.name, attempt.number))
 
     def _requeue(self, attempt: AttemptPaths) -> None:
         """Ask Slurm for another start; locally the supervisor reads it in end.json. Returns only never."""

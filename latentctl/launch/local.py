@@ -21,8 +21,8 @@ from latentctl.launch.processes import Process, end_all, of_run, send
 from latentctl.launch.protocol import Fact, Handle
 from latentctl.record import attempt as attempts
 from latentctl.record import ledger
-from latentctl.record.atomic import try_read_json, write_json
-from latentctl.record.journal import Journal, boot_id, now, process_start, read
+from latentctl.record.atomic import try_read_json
+from latentctl.record.journal import Journal, boot_id, process_start, read
 from latentctl.record.lease import holder_of
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
@@ -157,8 +157,7 @@ class LocalExecutor:
             open_attempts = [a for a in paths.attempts() if not a.end.exists()]
             journal.append("cancelled", job=job.name, attempt=number or None)
             for attempt in open_attempts:
-                end = verdict.End("cancelled", message="cancelled")
-                write_json(attempt.end, {**end.record(), "attempt": attempt.number, "time": now()})
+                verdict.End("cancelled", message="cancelled").save(attempt)
 
     def scheduler_logs(self, run: RunPaths, job: JobPlan) -> list[Path]:
         folder = run.job(job.name).scheduler

@@ -21,9 +21,10 @@ from latentctl.launch.entry import entry
 from latentctl.launch.leases import Machine, Ticket, state_dir
 from latentctl.launch.processes import ENTRY_MARK, JOB_MARK, RUN_MARK, children, end_all, of_run, send
 from latentctl.launch.timing import Timing, lead
+from latentctl.launch.verdict import End
 from latentctl.record import attempt as attempts
 from latentctl.record import ledger
-from latentctl.record.atomic import try_read_json, write_json
+from latentctl.record.atomic import try_read_json
 from latentctl.record.journal import Journal, now, read
 from latentctl.record.lease import TTL_S, Held, Lease
 from latentctl.record.paths import AttemptPaths, RunPaths
@@ -93,6 +94,11 @@ class Supervisor:
     def _accept(self, lease: Lease) -> None:
         """Say which jobs are now ours: here and not in the command that started us, which may be killed."""
         events = list(read(self.run_paths.journal))
+        for job in self.plan.jobs:
+            result = try_read_json(self.run_paths.job(job.name).result)
+            if result is not None:  # its entry may have been killed before it could say so
+                paths = self.run_paths.job(job.name).attempt(result["attempt"])
+                self._settle(job.name, paths, End("succeeded"))
         for name in self.waiting:
             _, attempt, _ = fold(events, name)
             ledger.submitted(self.journal, name, attempt or None, executor="local", id=lease.owner.id)
@@ -215,18 +221,15 @@ class Supervisor:
         name = running.job.name
         end_all(lambda: of_run(self.run_paths.root, name), grace=0)
         attempt = self._attempt_of(running)
-        end = try_read_json(attempt.end)
-        if end is None and verdict.succeeded(self.run_paths.job(name), attempt):
-            end = {"exit": "succeeded"}
-        if end is None:
-            end = self._record_silent(running, attempt)
-        _say(f"{name}: attempt {attempt.number} {end['exit']}")
+        end = End.load(attempt) or self._silent_end(running, attempt)
+        self._settle(name, attempt, end)
+        _say(f"{name}: attempt {attempt.number} {end.exit}")
         self.machine.give_back(self.tickets[name])
         # Only now, so that all of this is tried again where the disk was full.
         del self.running[name], self.tickets[name]
-        if end["exit"] == "requeued":
+        if end.exit == "requeued":
             self.waiting[name] = running.job
-        elif end["exit"] != "succeeded":
+        elif end.exit != "succeeded":
             self.bad.add(name)
 
     def _attempt_of(self, running: Running) -> AttemptPaths:
@@ -237,22 +240,24 @@ class Supervisor:
                 return paths
         return attempts.claim(job, running.key, {"scheduler": "local", "host": os.uname().nodename})
 
-    def _record_silent(self, running: Running, attempt: AttemptPaths) -> dict[str, Any]:
+    def _silent_end(self, running: Running, attempt: AttemptPaths) -> End:
         """The entry of rank 0 ended without a word: killed, or it could not start."""
         job = self.run_paths.job(running.job.name)
+        if verdict.succeeded(job, attempt):
+            return End("succeeded")
         logs = sorted(job.scheduler.glob(f"{running.controller}_*_log.err"))
         lines = next((found for log in logs if (found := verdict.tail(log))), [])
         if running.told == 3:
-            end = verdict.End("timed_out", "timeout", "killed at the time limit", lines)
-        else:
-            end = verdict.failed("killed", "the job's processes ended without a word", evidence=lines)
-        row = {**end.record(), "attempt": attempt.number, "time": now()}
-        write_json(attempt.end, row)
-        self.journal.append(
-            end.event, job=running.job.name, attempt=attempt.number, **{"class": end.kind},
-            message=end.message, evidence=end.evidence,
-        )  # fmt: skip
-        return row
+            return End("timed_out", "timeout", "killed at the time limit", lines)
+        return verdict.failed("killed", "the job's processes ended without a word", evidence=lines)
+
+    def _settle(self, job: str, attempt: AttemptPaths, end: End) -> None:
+        """Complete what an entry was killed over: end.json, and the word in the journal."""
+        if not attempt.end.exists():
+            end.save(attempt)
+        words = {(e.get("job"), e.get("attempt"), e["event"]) for e in read(self.run_paths.journal)}
+        if (job, attempt.number, end.event) not in words:
+            end.announce(self.journal, job, attempt.number)
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from latentctl.record.atomic import try_read_json, write_json
-from latentctl.record.journal import now
+from latentctl.record.journal import Journal, now
 from latentctl.record.paths import AttemptPaths, JobPaths
 from latentctl.record.plan import EXIT_REQUEUE
 from latentctl.record.states import AttemptEnd
@@ -60,9 +60,24 @@ class End:
         """The word for the journal. `interrupted` decides nothing: the scheduler that sent the TERM does."""
         return {"timed_out": "failed", "preempted": "interrupted"}.get(self.exit, self.exit)
 
-    def record(self) -> dict[str, Any]:
+    def save(self, attempt: AttemptPaths) -> None:
+        row = {"exit": self.exit, **self._said(), "attempt": attempt.number, "time": now()}
+        write_json(attempt.end, row)
+
+    @staticmethod
+    def load(attempt: AttemptPaths) -> End | None:
+        raw = try_read_json(attempt.end)
+        if raw is None:
+            return None
+        return End(raw["exit"], raw["class"], raw["message"], raw["evidence"], raw["rank"], raw["hint"])
+
+    def announce(self, journal: Journal, job: str, attempt: int) -> None:
+        """Tell the journal."""
+        said = {k: v for k, v in self._said().items() if v not in (None, [])}
+        journal.append(self.event, job=job, attempt=attempt, **said)
+
+    def _said(self) -> dict[str, Any]:
         return {
-            "exit": self.exit,
             "class": self.kind,
             "message": self.message,
             "evidence": self.evidence,
@@ -86,9 +101,11 @@ def judge(
 ) -> End:
     """The end of an attempt of `size` ranks from their exits and failure files.
 
-    A failure wins over everything; then a stop that came too late; then success, which needs the job's
-    result.
+    The job's result decides: it is written when every rank has done its work, so that what happens to a rank
+    afterwards does not matter. Then a failure wins, then a stop that came too late.
     """
+    if succeeded(job, attempt):
+        return End("succeeded")
     failure = first_failure(attempt)
     if failure is not None:
         return End("failed", failure.get("class"), failure.get("message"), failure.get("evidence") or [],
@@ -96,11 +113,7 @@ def judge(
     told = {name for e in exits.values() for name in e.signals}
     if any(e.stopped in ("grace", "again") for e in exits.values()):
         return _too_slow(told, lead)
-    done = succeeded(job, attempt)
-    codes = {e.code for e in exits.values()}
-    if done and exits.get(0) and exits[0].code == 0 and codes <= {0, EXIT_REQUEUE}:
-        return End("succeeded")
-    if EXIT_REQUEUE in codes:
+    if EXIT_REQUEUE in {e.code for e in exits.values()}:
         return _wants_more(told, requeues_left)
     missing = sorted(set(range(size)) - set(exits))
     if missing:

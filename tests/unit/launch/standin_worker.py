@@ -3,6 +3,7 @@
 A job's behaviour is a list of steps like ["sleep", 1]; at the end it writes the result and exits with 0.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -100,7 +101,20 @@ def act(word: str, *args: object) -> None:
         sys.exit(0)
 
 
+def alone(path: Path) -> None:
+    """Nobody else may run this rank, or use this GPU: the kernel forgets a lock with its holder."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        note("twice", path=str(path))
+
+
 here.mkdir(parents=True, exist_ok=True)
+alone(here / f"rank-{rank}.lock")
+for gpu in filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")):
+    if rank == 0:
+        alone(run.parent / f"gpu-{gpu}.lock")
 listen(deaf=["deaf"] in steps)
 secrets = {name: name in os.environ for name in ("SECRET", "PASSED")}
 note("start", env={k: os.environ.get(k) for k in SHOWN}, cwd=os.getcwd(), path=sys.path[:2], has=secrets)

@@ -122,7 +122,7 @@ def test_a_mutex_is_exclusive_and_has_an_end(tmp_path: Path) -> None:
     thread.start()
     assert inside.wait(10)
     with (
-        pytest.raises(TimeoutError, match="locked for more than 0.1 s"),
+        pytest.raises(TimeoutError, match="locked for more than"),
         mutex(tmp_path / "lock", timeout=0.1),
     ):
         pass
