@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib import metadata
 
 from latentctl.errors import Problem
 from latentctl.spec import catalog
+from latentctl.spec.dataset import NAMES
 from latentctl.spec.explain import Found, shown
 from latentctl.spec.methods import METHODS
 from latentctl.spec.overrides import Override
@@ -47,6 +49,25 @@ def training(stage: StageBase, draft: Draft) -> list[Found]:
         message = f"{shown(metric)} is not a validation metric of {draft.method}: expected one of {allowed}"
         found.append(_at(draft, ("train", *path), message, f"did you mean {near}?" if near else None))
     return found
+
+
+def dataset_names(stage: StageBase, draft: Draft) -> list[Found]:
+    """Names of datasets that nobody knows. Packages that bring datasets are not imported here: any may be theirs."""
+    found: list[Found] = []
+    for key, block in (("dataset", stage.dataset), ("validation", stage.validation)):
+        if block is None or block.name is None or block.name in NAMES:
+            continue
+        near = catalog.nearest(block.name, NAMES)
+        hint = (
+            f"did you mean {near}?"
+            if near
+            else f"known: {catalog.listed(NAMES)}; a file or Hub id goes under path"
+        )
+        node = draft.node.get(key) or draft.node
+        node = node.get("name") or node
+        message = f"{shown(block.name)} is not a known dataset"
+        found.append((node.mark, Problem(message, str(node.mark), ".".join(node.path), hint)))
+    return [] if found and metadata.entry_points(group="latentctl.datasets") else found
 
 
 def merge_missing(found: list[Found], root: Node, count: int) -> list[Found]:

@@ -53,6 +53,11 @@ class DatasetSpec(Spec):
         return self
 
 
+NAMES = (
+    "aime", "amc", "arc-challenge", "countdown", "countdown-gen", "gsm8k", "gsm8k-aug", "math", "math500",
+    "metamathqa", "mmlu-stem", "prontoqa", "prosqa", "prosqa-gen", "shell-game", "svamp",
+)  # fmt: skip
+"""The datasets of `jobs.data` (a test compares them): a misspelt name is found before a job waits in a queue."""
 DATA_SUFFIXES = (
     ".json",
     ".jsonl",

@@ -10,7 +10,7 @@ from latentctl.spec import catalog, stages
 from latentctl.spec.explain import Found
 from latentctl.spec.recipe import EXPERIMENT_KEYS, STAGES
 from latentctl.spec.short_forms import long_form
-from latentctl.spec.yaml_marks import Mark, Node, YamlProblems, parse
+from latentctl.spec.yaml_marks import Mark, Node, YamlProblems, at_path, parse
 
 
 class OverrideProblem(Exception):
@@ -51,16 +51,6 @@ def parse_override(text: str, rank: int, option: str = "--set") -> Override:
             Problem(problem.message, where, None, "quote a value that is not plain YAML")
         ) from None
     return Override(path, at_path(node or Node(None, mark, mark), path))
-
-
-def at_path(node: Node, path: tuple[str, ...]) -> Node:
-    """The same tree, as if it had been written under `path`."""
-    value = node.value
-    if isinstance(value, dict):
-        value = {k: at_path(v, (*path, k)) for k, v in value.items()}
-    elif isinstance(value, list):
-        value = [at_path(v, (*path, str(i))) for i, v in enumerate(value)]
-    return replace(node, value=value, path=path)
 
 
 def _insert(node: Node, path: tuple[str, ...], new: Node, done: tuple[str, ...]) -> Node:

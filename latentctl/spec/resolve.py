@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from latentctl.spec import links, local_paths, methods, stages
-from latentctl.spec.contradictions import idle_options, merge_missing, training
+from latentctl.spec.contradictions import dataset_names, idle_options, merge_missing, training
 from latentctl.spec.experiment import Experiment
 from latentctl.spec.explain import Found
 from latentctl.spec.findings import Invalid
@@ -58,6 +58,8 @@ def resolve(
     for draft, source in zip(drafts, sources, strict=True):
         stage, tree, new = _stage(draft, source)
         found += [*new, *_shadowed(root, draft)]
+        if stage is not None and not top.plugins:  # a plugin may bring any dataset
+            found += dataset_names(stage, draft)
         trees.append(tree)
         built += [stage] if stage else []
     found = merge_missing(found, root, len(drafts))

@@ -127,7 +127,7 @@ def defaults(root: Node) -> Node:
 def drafts(root: Node) -> tuple[list[Draft], list[Found]]:
     """Every stage with what it inherits, and the problems of methods and of blocks that would do nothing."""
     problems: list[Found] = []
-    top = strip_nulls(replace(root, value={k: v for k, v in root.value.items() if k not in EXPERIMENT_KEYS}))
+    top = defaults(root)
     several = root.get(STAGES) is not None
     result: list[Draft] = []
     for i, (name, own) in enumerate(zip(names(root), written(root), strict=True)):

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from latentctl.errors import Problem
 from latentctl.spec.explain import Found, shown
-from latentctl.spec.overrides import Override, OverrideProblem, at_path, parse_override
+from latentctl.spec.overrides import Override, OverrideProblem, parse_override
 from latentctl.spec.recipe import RecipeTop
-from latentctl.spec.yaml_marks import Node
+from latentctl.spec.yaml_marks import Node, at_path
 
 MAX_POINTS = 10_000
 _FIXED = frozenset(RecipeTop.model_fields)

@@ -18,9 +18,11 @@ AnySpec = TypeVar("AnySpec", bound=Spec)
 def validate(
     node: Node, model: type[AnySpec], *, leaves_only: bool = False
 ) -> tuple[AnySpec | None, list[Found]]:
-    """The model's instance, or everything that is wrong; `leaves_only`: wrong values alone, nothing that is
-    absent or contradicts. What a block says of its keys together is judged even if some
-    of its keys are wrong, as long as it does not concern those."""
+    """The model's instance, or everything that is wrong.
+
+    What a block says of its keys together is judged even if some of its keys are wrong, as long as it does
+    not concern those. `leaves_only`: wrong values alone, nothing that is absent or contradicts.
+    """
     found: list[Found] = []
     plain, removed = node.plain(), set[str]()
     for _ in range(4):

@@ -90,6 +90,16 @@ def from_plain(value: Any, mark: Mark, path: tuple[str, ...] = ()) -> Node:
     return Node(value, mark, mark, path)
 
 
+def at_path(node: Node, path: tuple[str, ...]) -> Node:
+    """The same tree, as if it had been written under `path`."""
+    value = node.value
+    if isinstance(value, dict):
+        value = {k: at_path(v, (*path, k)) for k, v in value.items()}
+    elif isinstance(value, list):
+        value = [at_path(v, (*path, str(i))) for i, v in enumerate(value)]
+    return replace(node, value=value, path=path)
+
+
 class YamlProblems(Exception):
     """The text cannot be used at all; carries every problem found before giving up."""
 
@@ -297,7 +307,8 @@ class _Reader:
         if top and top.is_map and top.key is None:
             raise self.give_up(mark, f"the alias *{event.anchor} cannot be a key")
         self._count(mark, node.size, node.height)
-        self._put(replace(node, key=self._key_mark(mark)), None)
+        path = self._path() if self.stack else ()
+        self._put(replace(at_path(node, path), key=self._key_mark(mark)), None)
 
     def _start(self, event: Any) -> None:
         mark = self.mark(event.start_mark)
@@ -321,7 +332,7 @@ class _Reader:
         items: Any = done.items
         for merged in done.merges:
             for key, child in merged.value.items():
-                items.setdefault(key, child)
+                items.setdefault(key, at_path(child, (*done.path, key)))
         children = list(items.values() if done.is_map else items)
         height = 1 + max((c.height for c in children), default=0)
         size = 1 + sum(c.size for c in children)

@@ -61,6 +61,19 @@ def test_short_forms_merge_with_maps(recipes: Recipes) -> None:
     assert (other.dataset.name, other.dataset.limit) == ("math", None)
 
 
+def test_stages_may_share_their_settings_by_an_alias(recipes: Recipes) -> None:
+    text = "stages:\n- &first {method: sft, train: &t {lr: 1e-3}}\n- *first\n"
+    text += "- {method: sft, train: {<<: *t, batch: 4}}\n"
+    experiment = stages(recipes, text)
+    assert [(s.name, s.train.lr, s.train.batch) for s in experiment.stages] == [
+        ("sft-1", 1e-3, 32),
+        ("sft-2", 1e-3, 32),
+        ("sft-3", 1e-3, 4),
+    ]
+    (line,) = recipes.lines(HEAD + text.replace("lr:", "lrr:"))[1:2]
+    assert line.startswith("r.yaml:4:35: stages.sft-2.train.lrr: unknown key")
+
+
 def test_a_method_block_at_the_top_is_for_the_stages_of_that_method(recipes: Recipes) -> None:
     experiment = stages(
         recipes,

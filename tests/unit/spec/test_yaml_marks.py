@@ -106,6 +106,17 @@ def test_aliases_and_merge_keys_work() -> None:
     assert root["z"] == {"lr": 1, "wd": 2, "eps": 9}
 
 
+def test_what_an_alias_stands_for_has_the_path_where_it_is_used() -> None:
+    root = tree("a: &a {x: 1}\nb: [*a]\nc: {<<: *a}\n")
+    again = root.value["b"].value[0]
+    assert (again.path, again.value["x"].path, str(again.value["x"].mark)) == (
+        ("b", "0"),
+        ("b", "0", "x"),
+        "r.yaml:1:11",
+    )
+    assert root.value["c"].value["x"].path == ("c", "x")
+
+
 def test_a_quoted_merge_sign_is_a_key() -> None:
     assert tree('"<<": 1').plain() == {"<<": 1}
 
