@@ -76,6 +76,7 @@ class Trainer:
         self.state = TrainState(world_size=ctx.world.size)
         self._tokens = torch.zeros((), dtype=torch.float64, device=self.device)
         self._bad = torch.full((), math.inf, dtype=torch.float64, device=self.device)
+        self._shown: dict[str, Any] = {}
         self._since = time.monotonic()
 
     def run(self) -> dict[str, Any]:
@@ -93,8 +94,7 @@ class Trainer:
             validate, save = self._due()
             if stop or validate or save or state.step % train.log_every == 0:
                 self._log(stepped)
-            else:
-                self.ctx.report.progress(state.step, self.total)
+            self.ctx.report.progress(state.step, self.total, **self._shown)
             new_best = validate and self._validate()
             if stop or save or new_best or state.stopped:
                 self._commit()
@@ -136,15 +136,14 @@ class Trainer:
         tokens, seconds = state.tokens, state.seconds
         self._tick()
         state.loss = loss
-        row: dict[str, Any] = {
+        self._shown = {
             "loss": loss,
             "lr": self.engine.last_lr,
             "grad_norm": self.engine.grad_norm(),
             "tokens_per_s": round((state.tokens - tokens) / max(state.seconds - seconds, 1e-9), 1),
             "epoch": self.feed.epoch(state.step),
         }
-        self.ctx.report.log(state.step, **row)
-        self.ctx.report.progress(state.step, self.total, **row)
+        self.ctx.report.log(state.step, **self._shown)
 
     def _not_a_number(self) -> None:
         step = -distributed.all_max(-float(self._bad))
