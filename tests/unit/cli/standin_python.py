@@ -27,9 +27,18 @@ def write(path: Path, value: object) -> None:
 def beat(job: Path, attempt: int, stage: str, step: int) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     row = {
-        "stage": stage, "step": step, "total": 100, "unit": "step", "rate": 2.0,
-        "eta_s": 9.0, "metrics": {"loss": 0.5}, "time": now, "attempt": attempt, "pid": os.getpid(), "host": socket.gethostname(),
-    }  # fmt: skip
+        "stage": stage,
+        "step": step,
+        "total": 100,
+        "unit": "step",
+        "rate": 2.0,
+        "eta_s": 9.0,
+        "metrics": {"loss": 0.5},
+        "time": now,
+        "attempt": attempt,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+    }
     write(job / "heartbeat.json", row)
     with open(job / "metrics.jsonl", "a") as f:
         f.write(json.dumps({"stage": stage, "step": step, "loss": 1 / (1 + step), "attempt": attempt}) + "\n")
