@@ -198,10 +198,13 @@ class Supervisor:
     # -- watching --------------------------------------------------------------------------------------------
 
     def _enforce_limit(self, running: Running) -> None:
-        """USR2 before the limit, TERM soon after it, then KILL: as Slurm does."""
+        """USR2 before the limit, TERM soon after it, then KILL: as Slurm does.
+
+        An entry that has not made its attempt yet may not listen either: USR2 would kill it.
+        """
         job = running.job
         age = time.monotonic() - running.started
-        if age > job.time_s - lead(self.plan, job):
+        if age > job.time_s - lead(self.plan, job) and self._find_attempt(running):
             self._tell(running, 1, signal.SIGUSR2)
         if age > job.time_s + LATE_S:
             self._tell(running, 2, signal.SIGTERM)
@@ -232,13 +235,17 @@ class Supervisor:
         elif end.exit != "succeeded":
             self.bad.add(name)
 
+    def _find_attempt(self, running: Running) -> AttemptPaths | None:
+        for paths in reversed(self.run_paths.job(running.job.name).attempts()):
+            if (try_read_json(paths.info) or {}).get("key") == running.key:
+                return paths
+        return None
+
     def _attempt_of(self, running: Running) -> AttemptPaths:
         """The attempt of this start; made now where the entry could not."""
         job = self.run_paths.job(running.job.name)
-        for paths in reversed(job.attempts()):
-            if (try_read_json(paths.info) or {}).get("key") == running.key:
-                return paths
-        return attempts.claim(job, running.key, {"scheduler": "local", "host": os.uname().nodename})
+        made = {"scheduler": "local", "host": os.uname().nodename}
+        return self._find_attempt(running) or attempts.claim(job, running.key, made)
 
     def _silent_end(self, running: Running, attempt: AttemptPaths) -> End:
         """The entry of rank 0 ended without a word: killed, or it could not start."""

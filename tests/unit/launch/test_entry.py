@@ -133,7 +133,7 @@ def test_a_second_term_kills(make_run: MakeRun, slurm) -> None:
     step = slurm(run, "a")
     run.wait_for("a", "start")
     step.send(signal.SIGTERM)
-    time.sleep(1.1)
+    time.sleep(1.6)
     assert step.tasks[0].poll() is None
     step.send(signal.SIGTERM)
     assert step.codes() == [1]

