@@ -6,9 +6,9 @@ PACKAGES="slurmctld slurmd slurm-client slurmdbd munge mariadb-server"
 COMMANDS="slurmctld slurmd slurmdbd sbatch squeue srun sacctmgr munged munge mariadbd mariadb-install-db mariadb"
 
 BOX=/var/tmp/latentctl-devbox
-NODES=4
-PORT=17000            # slurmctld; +1 slurmdbd, +2 mariadb, +11.. one slurmd per node
-ENFORCE=NO            # Slurm's EnforcePartLimits: NO queues what breaks a partition's limits, ALL refuses it
+NODES=                # 4
+PORT=                 # 17000: slurmctld; +1 slurmdbd, +2 mariadb, +11.. one slurmd per node
+ENFORCE=              # NO: Slurm's EnforcePartLimits; NO queues what breaks a partition's limits, ALL refuses it
 INSTALL=no
 WIPE=no
 
@@ -51,12 +51,23 @@ read_options() {
     shift
   done
   [[ $BOX = /* && $BOX != *[[:space:]\|\&]* ]] || refuse "--dir must be an absolute path without blanks, | and &: $BOX"
+  SETTINGS=$BOX/etc/settings
+  known
   [[ $NODES =~ ^[0-9]+$ ]] && [ "$NODES" -ge 1 ] && [ "$NODES" -le 32 ] || refuse "--nodes must be 1 to 32: $NODES"
   [[ $PORT =~ ^[0-9]+$ ]] && [ "$PORT" -ge 1024 ] && [ "$PORT" -le 65400 ] || refuse "--port must be 1024 to 65400: $PORT"
   [[ $ENFORCE =~ ^(NO|ANY|ALL)$ ]] || refuse "--enforce must be NO, ANY or ALL: $ENFORCE"
   CONF=$BOX/etc/slurm.conf
-  SETTINGS=$BOX/etc/settings
   export SLURM_CONF=$CONF
+}
+
+known() { # what was not said is as it was when the box was last brought up
+  local nodes=4 port=17000 enforce=NO pair
+  if [ -r "$SETTINGS" ]; then
+    for pair in $(< "$SETTINGS"); do
+      case $pair in nodes=* | port=* | enforce=*) printf -v "${pair%%=*}" %s "${pair#*=}" ;; esac
+    done
+  fi
+  NODES=${NODES:-$nodes} PORT=${PORT:-$port} ENFORCE=${ENFORCE:-$enforce}
 }
 
 need_root() { [ "$(id -u)" = 0 ] || refuse "a devbox needs root: Slurm's daemons change users" "run it with sudo"; }

@@ -6,9 +6,6 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 read_options "$@"
 [ -e "$SETTINGS" ] || refuse "there is no devbox at $BOX" "latentctl devbox up"
-read -r settings < "$SETTINGS"
-NODES=${settings#nodes=}
-NODES=${NODES%% *}
 code=0
 report() { if running "$2"; then echo "$1 up"; else echo "$1 down"; code=1; fi; }
 report munged "$(munge_pid)"

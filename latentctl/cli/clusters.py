@@ -10,7 +10,12 @@ import typer
 from latentctl.cli import output
 from latentctl.errors import Exit, UserError
 
-app = typer.Typer(help="Cluster profiles: list them, test one.", no_args_is_help=True)
+app = typer.Typer(
+    help="Cluster profiles: list them, test one.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 
 @app.command("list")

@@ -11,7 +11,12 @@ from latentctl.cli import output
 from latentctl.errors import Exit
 from latentctl.launch import devbox
 
-app = typer.Typer(help="A real Slurm on this machine, for tests and rehearsals.", no_args_is_help=True)
+app = typer.Typer(
+    help="A real Slurm on this machine, for tests and rehearsals.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 Dir = Annotated[
     Path, typer.Option("--dir", help="Where the box lives.", envvar="LATENTCTL_DEVBOX_DIR", show_default=True)
@@ -22,11 +27,14 @@ Dir = Annotated[
 def up(
     folder: Dir = devbox.DEFAULT_DIR,
     nodes: Annotated[
-        int, typer.Option("--nodes", min=1, max=32, help="Simulated nodes.")
-    ] = devbox.DEFAULT_NODES,
+        int | None, typer.Option("--nodes", min=1, max=32, help="Simulated nodes. [default: as before, or 4]")
+    ] = None,
     port: Annotated[
-        int, typer.Option("--port", min=1024, max=65400, help="First of its ports.")
-    ] = devbox.DEFAULT_PORT,
+        int | None,
+        typer.Option(
+            "--port", min=1024, max=65400, help="First of its ports. [default: as before, or 17000]"
+        ),
+    ] = None,
     install: Annotated[bool, typer.Option("--install", help="apt-get what is missing.")] = False,
     as_json: output.Json = False,
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 from latentctl.cli import output
 from latentctl.errors import Exit
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

@@ -12,8 +12,6 @@ from latentctl import shipped
 from latentctl.errors import Exit, UserError
 
 DEFAULT_DIR = Path("/var/tmp/latentctl-devbox")
-DEFAULT_NODES = 4
-DEFAULT_PORT = 17000
 LINK = Path("/etc/slurm/slurm.conf")
 
 
@@ -39,10 +37,14 @@ class Status:
         return LINK.is_symlink() and LINK.resolve() == self.conf.resolve()
 
 
-def up(folder: Path, *, nodes: int, port: int, install: bool) -> None:
-    """Start it, or mend it if it runs. Progress goes to stderr. Raises UserError."""
-    flags = ["--nodes", str(nodes), "--port", str(port), *(["--install"] if install else [])]
-    _script("up.sh", folder, *flags)
+def up(folder: Path, *, nodes: int | None, port: int | None, install: bool) -> None:
+    """Start it, or mend it if it runs. Progress goes to stderr.
+
+    None: as it was when this box was last up; a new one has 4 nodes, from port 17000. Raises UserError.
+    """
+    said = {"--nodes": nodes, "--port": port}
+    flags = [part for name, value in said.items() if value is not None for part in (name, str(value))]
+    _script("up.sh", folder, *flags, *(["--install"] if install else []))
 
 
 def down(folder: Path, *, wipe: bool) -> None:

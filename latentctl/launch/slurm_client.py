@@ -81,9 +81,9 @@ class SlurmClient:
 
     def ping(self) -> None:
         """Raises Unreachable where no controller answers. Fast in both cases."""
-        out = self._run(["scontrol", "ping"], check=False)
-        if "is UP" not in out:
-            raise _no_contact("scontrol ping", out or "no answer")
+        said = self._run(["scontrol", "ping"], check=False, merge=True)
+        if "is UP" not in said:
+            raise _no_contact(said or "no answer")
 
     # ---- jobs
 
@@ -255,12 +255,13 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _no_contact(what: str, said: str) -> Unreachable:
-    return Unreachable(
-        f"Slurm cannot be reached: {slurm_parse.words(said)}",
-        hint=f"`{what}` asked; try `scontrol ping`, or latentctl clusters test NAME",
-        said=said,
-    )
+def _no_contact(said: str) -> Unreachable:
+    if re.search(r"establish a configuration source", said, re.IGNORECASE):
+        text = "Slurm is installed, but not configured on this machine (SLURM_CONF, /etc/slurm/slurm.conf)"
+    else:
+        text = f"Slurm cannot be reached: {slurm_parse.words(said)}"
+    hint = "`scontrol ping` asks the controller; the devbox starts with `latentctl devbox up`"
+    return Unreachable(text, hint=hint, said=said)
 
 
 def _failure(command: Sequence[str], said: str, code: int) -> SlurmError:
@@ -269,11 +270,11 @@ def _failure(command: Sequence[str], said: str, code: int) -> SlurmError:
     if re.search(r"invalid job id", said, re.IGNORECASE):
         return UnknownJob(f"{name}: {slurm_parse.words(said)}", said=said)
     if _TIMED_OUT.search(said):
-        error = _no_contact(name, said)
+        error = _no_contact(said)
         error.uncertain = True
         return error
     if _NO_CONTACT.search(said):
-        return _no_contact(name, said)
+        return _no_contact(said)
     return Refused(f"{name}: {slurm_parse.words(said) or f'exit {code}, without a word'}", said=said)
 
 

@@ -81,10 +81,9 @@ def up_again(devbox: box.Status) -> Iterator[Callable[..., None]]:
     """up_again(nodes=...): `devbox up` on the tests' own box; it is whole again after the test."""
     if os.environ.get("LATENTCTL_TEST_DEVBOX"):
         pytest.skip("daemons of a devbox that is not the tests' own are left alone")
-    port = int((devbox.folder / "etc" / "settings").read_text().split("port=")[1].split()[0])
 
-    def up(*, nodes: int = NODES) -> None:
-        box.up(devbox.folder, nodes=nodes, port=port, install=False)
+    def up(*, nodes: int | None = None) -> None:
+        box.up(devbox.folder, nodes=nodes, port=None, install=False)
 
     yield up
     up()
@@ -193,12 +192,14 @@ def make_run(devbox: box.Status) -> Iterator[Callable[..., Run]]:
         return run
 
     yield make
-    for run in made:
-        ids = [h.id for h in run.handles]
-        if ids:
-            subprocess.run(["scancel", *ids], capture_output=True)
-            run.wait_until_over(seconds=20)
-    shutil.rmtree(base, ignore_errors=True)
+    try:
+        for run in made:
+            ids = [h.id for h in run.handles]
+            if ids:
+                subprocess.run(["scancel", *ids], capture_output=True)
+                run.wait_until_over(seconds=20)
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
 
 
 @pytest.fixture
