@@ -52,7 +52,7 @@ def training(stage: StageBase, draft: Draft) -> list[Found]:
 
 
 def dataset_names(stage: StageBase, draft: Draft) -> list[Found]:
-    """Names of datasets that nobody knows. Packages that bring datasets are not imported here: any may be theirs."""
+    """Names of datasets that nobody knows. Where packages bring datasets, any name may be theirs."""
     found: list[Found] = []
     for key, block in (("dataset", stage.dataset), ("validation", stage.validation)):
         if block is None or block.name is None or block.name in NAMES:

@@ -57,7 +57,7 @@ NAMES = (
     "aime", "amc", "arc-challenge", "countdown", "countdown-gen", "gsm8k", "gsm8k-aug", "math", "math500",
     "metamathqa", "mmlu-stem", "prontoqa", "prosqa", "prosqa-gen", "shell-game", "svamp",
 )  # fmt: skip
-"""The datasets of `jobs.data` (a test compares them): a misspelt name is found before a job waits in a queue."""
+"""The datasets of `jobs.data` (a test compares them), so that a misspelt name is found before a job waits."""
 DATA_SUFFIXES = (
     ".json",
     ".jsonl",
