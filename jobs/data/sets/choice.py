@@ -75,7 +75,7 @@ def _labelled(
 
 
 def _arc_file(row: Mapping[str, Any], options: Any) -> Example:
-    """AI2's JSON lines: `question: {stem, choices: [{text, label}]}`, `answerKey`; or the Hub's flat columns."""
+    """AI2's JSON lines (`question: {stem, choices: [{text, label}]}`, `answerKey`), or the Hub's columns."""
     asked = need(row, "question")
     listed = need(asked, "choices") if isinstance(asked, dict) else need(row, "choices")
     stem = text(asked, "stem") if isinstance(asked, dict) else text(row, "question")

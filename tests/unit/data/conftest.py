@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., str]:
-    """write(name, content): bytes or text as they are, rows as JSON lines; gzipped where the name ends with .gz."""
+    """write(name, content): bytes or text as they are, rows as JSON lines; gzipped for a name in .gz."""
 
     def _write(name: str, content: bytes | str | list[Any]) -> str:
         if isinstance(content, list):

@@ -89,7 +89,8 @@ def test_every_problem_has_one_bucket(key: str) -> None:
 def test_buckets_are_even() -> None:
     counts = Counter(bucket(str(i)) for i in range(20_000))
     assert len(counts) == 100
-    assert max(counts.values()) < 280 and min(counts.values()) > 130
+    assert max(counts.values()) < 280
+    assert min(counts.values()) > 130
 
 
 @settings(deadline=None, max_examples=200)
@@ -190,7 +191,7 @@ def test_countdown_options_are_checked(options: dict[str, Any]) -> None:
 
 
 def test_options_that_nothing_fits_end_with_a_word() -> None:
-    with pytest.raises(JobUserError, match="no problem fits|only 0 different"):
+    with pytest.raises(JobUserError, match="only 0 different"):
         examples("countdown-gen", limit=1, options={"nums": [2], "difficulty": [0.99, 1.0]})
 
 
@@ -231,7 +232,8 @@ def test_prosqa_by_walking_the_facts(seed: int, kinds: list[int], hops: list[int
     assert other not in known
     assert hops[0] <= len(example.steps) <= hops[1]
     chain = [re.fullmatch(r"(?:Every )?(\w+) is a (\w+)\.", s).groups() for s in example.steps]  # type: ignore[union-attr]
-    assert chain[0][0] == name and chain[-1][1] == target
+    assert chain[0][0] == name
+    assert chain[-1][1] == target
     assert all(a[1] == b[0] for a, b in itertools.pairwise(chain))
     assert all(step in example.question for step in example.steps)
     edges = re.findall(r"(?:Every )?(\w+) is a (\w+)\.", example.question)

@@ -12,7 +12,10 @@ from jobs.data import Example
 from jobs.data.leakage import check, compare, find_leaks, run, words
 from latentctl.spec.experiment import Experiment
 
-LONG = "A farmer has twelve red hens and four brown hens, and every hen lays two eggs a day. How many eggs in {} days?"
+LONG = (
+    "A farmer has twelve red hens and four brown hens, and every hen lays two eggs a day. "
+    "How many eggs in {} days?"
+)
 
 
 def example(id: str, question: str) -> Example:

@@ -82,7 +82,7 @@ def test_the_row_with_a_line_separator_stays_whole(real_data: Path) -> None:
 
 
 def test_formula_steps_of_gsm8k_are_those_of_the_stepwise_files(real_data: Path) -> None:
-    """Two readings of the same problems by different hands must agree: ours of the original, and iCoT's file."""
+    """Two readings of the same problems by different hands agree: ours of the original, and iCoT's file."""
     original = {e.question.strip(): e for e in read(name="gsm8k", split="test", data_dir=real_data).examples}
     for file in ("test.txt", "gsm_test.json"):
         stepwise = read(str(real_data / "gsm8k_icot" / file), name="gsm8k-aug").examples
