@@ -24,7 +24,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Tokenizers alone must not import torch: `jobs.data` uses them."""
+    """`read_latent` alone must not import torch."""
     if name not in _HOME:
         raise AttributeError(f"module 'jobs.models' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

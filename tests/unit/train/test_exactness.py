@@ -70,11 +70,12 @@ def two(
 
     uninterrupted = [case("split", z) for z in range(4)] + [case("straight", z) for z in range(4)]
     stopped = [case("broken", z, stop_at=5, on_rank=1) for z in (1, 3)]
-    launch(folder, uninterrupted + stopped, size=2)
+    killed = case("broken", 0, kill_at=6, on_rank=1)
+    launch(folder, [*uninterrupted, *stopped, killed], size=2, killed=True)
     assert all(c.result() == PREEMPTED for c in stopped)
-    launch(folder, [case("broken", 0, kill_at=6, on_rank=1)], size=2, killed=True)
-    launch(folder, [case("broken", 2, kill_at=5, on_rank=0)], size=2, killed=True)
-    launch(folder, [case("broken", z, 2) for z in range(4)], size=2)
+    resumed = [case("broken", z, 2) for z in (0, 1, 3)]
+    launch(folder, [*resumed, case("broken", 2, kill_at=5, on_rank=0)], size=2, killed=True)
+    launch(folder, [case("broken", 2, 2)], size=2)
     return found
 
 
