@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterable
 from types import FrameType
@@ -28,6 +29,7 @@ class StopFlag:
         signals = tuple(signals)
         for number in signals:
             signal.signal(number, self._came)
+        os.register_at_fork(after_in_child=_let_go)
         # The entry may have blocked them until somebody listens, so that none is lost while Python starts.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
@@ -45,3 +47,9 @@ class StopFlag:
         A collective: call it at the same step on all ranks.
         """
         return bool(distributed.all_max(int(self.set)))
+
+
+def _let_go() -> None:
+    """A forked helper dies of TERM as any process does; USR2, which Slurm may send to all, is not for it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)

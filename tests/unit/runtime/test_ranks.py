@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from runs_for_tests import stage, wait_for
 
+from jobs.methods.protocol import World
+from jobs.runtime import distributed
+from jobs.runtime.errors import JobUserError
 from latentctl.record.atomic import read_json
 from latentctl.record.paths import COMMITTED
 
@@ -54,6 +57,27 @@ def test_a_killed_rank_does_not_hold_the_other(bench):
     done = b.wait(ranks)
     assert [r.code for r in done] == [1, -9]
     assert (b.failure(0)["class"], b.failure(0)["primary"]) == ("nccl", False)
+
+
+@pytest.mark.parametrize(
+    ("visible", "local_rank", "device"),
+    [(0, 0, "cpu"), (0, 3, "cpu"), (4, 0, "cuda:0"), (4, 3, "cuda:3"), (1, 0, "cuda:0"), (1, 3, "cuda:0")],
+)
+def test_each_process_has_its_own_device(monkeypatch, visible, local_rank, device):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: visible > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    assert str(distributed.device(World(local_rank, 4, local_rank, 4))) == device
+
+
+def test_more_processes_than_gpus_is_a_mistake_in_words(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(JobUserError, match="process 2 of this node finds 2 GPUs"):
+        distributed.device(World(2, 4, 2, 4))
 
 
 NO_COMPILER = """
