@@ -129,7 +129,6 @@ def test_a_failed_rank_stops_the_others_and_its_error_is_shown(make_run: MakeRun
     end = run.end("a")
     assert (end["message"], end["rank"], end["evidence"]) == ("index 7 is out of range", 1, ["the line"])
     assert run.state("a") == "failed"
-    assert len(run.notes("a", "start")) == 3
     assert not of_run(run.paths.root)
 
 
