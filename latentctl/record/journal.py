@@ -1,7 +1,7 @@
 """The append-only journal: one file per writer, fsync per event, a torn last line tolerated.
 
-An event is a JSON object with at least `v` (version of the form), `event`, `time` (UTC, ISO 8601), and, where it
-concerns one, `job` and `attempt`. Order between writers is never taken from clocks: see `states.fold`.
+An event is a JSON object with at least `v` (version of the form), `event`, `time` (UTC, ISO 8601), and, where
+it concerns one, `job` and `attempt`. Order between writers is never taken from clocks: see `states.fold`.
 """
 
 from __future__ import annotations

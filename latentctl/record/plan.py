@@ -1,4 +1,4 @@
-"""`plan.json`: what is to run, readable without pydantic (the entry on a compute node has only the stdlib)."""
+"""`plan.json`: what is to run, readable without pydantic: the entry on a compute node has only the stdlib."""
 
 from __future__ import annotations
 
