@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ train: {lr: 1e-3, steps: 8, batch: 16, micro_batch: 8, save_every: 4}
 sampling: {max_new_tokens: 40}
 stages:
   - {name: sft, method: sft}
-  - {name: score, method: eval, dataset: {name: shell-game, split: test, limit: 12, options: {cups: 4, swaps: 3}}}
+  - {name: score, method: eval, dataset: {limit: 12}}
 """
 
 
@@ -106,3 +108,35 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     cli = make_cli(tmp_path_factory.mktemp("finished"))
     cli("submit", cli.recipe(), "--wait", timeout=240)
     return cli
+
+
+def losses(cli: Cli, pattern: str) -> list[tuple[int, float]]:
+    (file,) = cli.runs.glob(f"{pattern}/jobs/*/metrics.jsonl")
+    rows = [json.loads(x) for x in file.read_text().splitlines()]
+    return [(r["step"], r["loss"]) for r in rows if r["stage"] == "sft" and "loss" in r]
+
+
+def wait_for_heartbeat(cli: Cli) -> str:
+    wait_until(lambda: cli.runs.exists() and any(cli.runs.glob("*/jobs/*/heartbeat.json")), 120)
+    return next(cli.runs.glob("tiny-*")).name
+
+
+def wait_until(ready: Callable[[], bool], seconds: float, *, every: float = 0.2) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(every)
+
+
+def processes_of(run: str, word: str = "") -> list[int]:
+    """Processes whose command line names the run."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                line = Path(f"/proc/{entry.name}/cmdline").read_text(errors="replace")
+            except OSError:
+                continue
+            if run in line and word in line and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+    return found

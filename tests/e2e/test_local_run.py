@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 
 import pytest
 
-from tests.e2e.conftest import Cli
+from tests.e2e.conftest import Cli, losses, processes_of, wait_for_heartbeat, wait_until
 
 pytestmark = pytest.mark.heavy
 
@@ -111,35 +110,3 @@ def test_a_killed_run_is_resumed_with_the_same_losses(cli: Cli, finished: Cli) -
     cli("retry", run)
     wait_until(lambda: cli("status", run, "--exit-code", code=None).code == 0, 120)
     assert losses(cli, "broken-*") == losses(cli, "whole-*")
-
-
-def losses(cli: Cli, pattern: str) -> list[tuple[int, float]]:
-    (file,) = cli.runs.glob(f"{pattern}/jobs/*/metrics.jsonl")
-    rows = [json.loads(x) for x in file.read_text().splitlines()]
-    return [(r["step"], r["loss"]) for r in rows if r["stage"] == "sft" and "loss" in r]
-
-
-def wait_for_heartbeat(cli: Cli) -> str:
-    wait_until(lambda: cli.runs.exists() and any(cli.runs.glob("*/jobs/*/heartbeat.json")), 120)
-    return next(cli.runs.glob("tiny-*")).name
-
-
-def wait_until(ready, seconds: float, *, every: float = 0.2) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(every)
-
-
-def processes_of(run: str, word: str = "") -> list[int]:
-    """Processes whose command line names the run."""
-    found = []
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                line = open(f"/proc/{entry.name}/cmdline", "rb").read().decode(errors="replace")
-            except OSError:
-                continue
-            if run in line and word in line and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
-    return found

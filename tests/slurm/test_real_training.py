@@ -14,7 +14,8 @@ from tests.e2e.conftest import TINY, Cli, losses, make_cli, wait_until
 pytestmark = [pytest.mark.heavy]
 
 WIDE = TINY.replace(
-    "save_every: 4}", "save_every: 4, zero_stage: 2}\nresources: {nodes: 2, tasks: 2, time: 10m}"
+    "micro_batch: 8, save_every: 4}",
+    "micro_batch: 4, save_every: 4, zero_stage: 2}\nresources: {nodes: 2, tasks: 2, time: 10m}",
 )
 
 
