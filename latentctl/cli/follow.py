@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from latentctl.cli import output
-from latentctl.errors import Exit
+from latentctl.errors import Exit, UserError
 from latentctl.launch.observe import Observed, observe
 from latentctl.record.paths import RunPaths
+from latentctl.record.states import TERMINAL
 from latentctl.report import progress, result, text
 from latentctl.report.show import outcome_dump
 from latentctl.runs.view import JobView, RunView
@@ -20,6 +21,8 @@ SLURM_POLL_S = 5.0
 PLAIN_EVERY_S = 10.0
 """Without a terminal: a line when a state changes, else so often."""
 _SHOWN_LINES = 15
+SUBMITTING_S = 30.0
+"""Whoever made a run has submitted its jobs by then."""
 
 
 def follow(runs: Sequence[RunPaths], name: str, *, as_json: bool = False) -> int:
@@ -110,13 +113,26 @@ def _watch(runs: Sequence[RunPaths]) -> Observed:
 
 
 def _until_done(runs: Sequence[RunPaths], show: Callable[[Observed], None]) -> Observed:
+    begin = time.monotonic()
     while True:
         seen = observe(runs)
         show(seen)
         if all(v.done for v in seen.views):
             return seen
+        if time.monotonic() - begin > SUBMITTING_S:
+            _refuse_unsubmitted(seen.views)
         slurm = any(v.plan.cluster.get("executor") == "slurm" for v in seen.views)
         time.sleep(SLURM_POLL_S if slurm else POLL_S)
+
+
+def _refuse_unsubmitted(views: Sequence[RunView]) -> None:
+    """A run whose submission was cut off (kill -9, power) would be waited for without end."""
+    for view in views:
+        if all(j.state in TERMINAL or j.state == "planned" for j in view.jobs) and not view.done:
+            raise UserError(
+                f"{view.run.id} was never submitted to the end: there is nothing to wait for",
+                hint=f"`latentctl retry {view.run.id}` submits it",
+            )
 
 
 def _screen(views: Sequence[RunView], width: int) -> str:

@@ -76,6 +76,7 @@ class World:
             f"interpreter: {{train: {python}, eval: {python}}}",
             f"env: {{STANDIN: '{how}'}}",
             "max_parallel: 4",
+            "signal_lead: 2s",
         ]
         (self.root / "cluster").mkdir(exist_ok=True)
         (self.root / "cluster" / "here.yaml").write_text("\n".join(lines) + "\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import threading
 from pathlib import Path
@@ -127,6 +129,57 @@ def test_ctrl_c_while_submitting_leaves_nothing_or_a_whole_run(world: World) -> 
         early = done.code == -signal.SIGINT or "KeyboardInterrupt" in done.err  # before our main was reached
         assert done.code == 130 or early, done
         assert names == []
+
+
+def supervisor(world: World) -> int:
+    """The pid of the newest run's supervisor, from its scheduler id."""
+    job = world("status", "@last", "--json").json["data"]["runs"][0]["jobs"][0]
+    return int(job["scheduler_id"].split(":")[0])
+
+
+def test_a_run_whose_supervisor_was_killed_is_not_called_running_and_retry_resumes_it(world: World) -> None:
+    world.behave("slow,ok")
+    world("submit", "recipe.yaml")
+    beat = until(lambda: beating(world))
+    worker = json.loads(beat.read_text())["pid"]
+    os.kill(supervisor(world), signal.SIGKILL)
+    alive = world("status", "@last", "--json").json["data"]["runs"][0]["jobs"][0]
+    assert alive["state"] == "unknown"
+    assert "its worker still runs" in alive["why"]
+    done = world("retry", "@last", "--wait")
+    assert "75.0 %" in done.out
+    assert not Path(f"/proc/{worker}").exists()
+    data = world("show", "@last", "--json").json["data"]
+    assert [a["attempt"] for a in data["attempts"]["sft+score"]] == [1, 2]
+
+
+def test_a_run_that_a_reboot_ended_is_lost_and_retry_resumes_it(world: World) -> None:
+    """As after a reboot: supervisor, entry and worker are gone without a word."""
+    world.behave("slow,ok")
+    world("submit", "recipe.yaml")
+    beat = until(lambda: beating(world))
+    worker = json.loads(beat.read_text())["pid"]
+    entry = json.loads((beat.parent / "attempts" / "1" / "attempt.json").read_text())["pid"]
+    for pid in (supervisor(world), entry, worker):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{entry}").exists() or "Z" in Path(f"/proc/{entry}/stat").read_text())
+    job = world("status", "@last", "--json").json["data"]["runs"][0]["jobs"][0]
+    assert (job["state"], "supervisor" in job["why"]) == ("lost", True)
+    assert world("status", "@last", "--exit-code", code=1).code == 1
+    assert "75.0 %" in world("retry", "@last", "--wait").out
+
+
+def test_debug_runs_in_the_foreground_and_keeps_nothing(world: World) -> None:
+    done = world("submit", "recipe.yaml", "--debug")
+    assert "worker of attempt 1: ok" in done.out
+    assert "75.0 %" in done.out
+    assert not world.runs.exists()
+    world.behave("fail")
+    failed = world("submit", "recipe.yaml", "--debug", code=1)
+    assert "Traceback: the stand-in broke" in failed.err
+    assert "ended with exit code 1" in failed.err
+    assert not world.runs.exists()
 
 
 def test_two_submits_at_once_make_one_run(world: World) -> None:
