@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from jobs.data.example import Example
 from jobs.data.load import Loaded, load
 from jobs.data.render import Renderer
 from jobs.generate.make import make_engine
-from jobs.generate.protocol import Request, Sample
+from jobs.generate.protocol import Engine, Request, Sample
 from jobs.generate.text import count_before
 from jobs.grade import samples
 from jobs.grade.judge import judge, summary
@@ -44,8 +45,6 @@ class Evaluate:
         self.settings = cast(EvalSettings, ctx.stage.settings)
         self.prompt = _prompt(ctx)
         self.peers = Peers(ctx.paths.root / "samples", ctx.attempt, ctx.world)
-        self.generated = 0
-        self._ticked = 0.0
 
     def run(self) -> dict[str, Any]:
         """Generate this process's share; process 0 then grades all. Raises Preempted with all rows on
@@ -59,9 +58,9 @@ class Evaluate:
         try:
             mine, digest = self._generate(data, examples)
             self.peers.announce("done", mine)
-            self.peers.wait_for("done", self._stopped)
+            self.peers.wait_for("done", self.stopped)
             if not ctx.world.main:
-                self.peers.wait_for("graded", self._stopped, only=0)
+                self.peers.wait_for("graded", self.stopped, only=0)
                 return {}
             numbers = self._grade(data, examples, grader)
             self.peers.announce("graded", {})
@@ -70,7 +69,8 @@ class Evaluate:
             raise
         return {**numbers, "prompt_hash": digest}
 
-    def _stopped(self) -> bool:
+    def stopped(self) -> bool:
+        """This process or one of its peers was told to stop."""
         return self.ctx.stop.set or self.peers.any_said("stopped")
 
     def _generate(self, data: Loaded, examples: list[Example]) -> tuple[dict[str, Any], str]:
@@ -82,44 +82,53 @@ class Evaluate:
         renderer = Renderer(tokenizer, self.prompt, data.instruction)
         prompts = [renderer.prompt(e) for e in examples]
         digest = hashlib.sha256(repr([ids for _, ids in prompts]).encode()).hexdigest()[:16]
-        done = {samples.key(row) for row in samples.read_parts(ctx.paths.rank_samples(0).parent)}
-        sampling = _seeded(ctx.stage.sampling, ctx.experiment.seed)
-        mine = range(ctx.world.rank, len(examples), ctx.world.size)
-        asked = {
-            (examples[i].id, index): i
-            for i in mine
-            for index in range(sampling.samples)
-            if (examples[i].id, index) not in done
-        }
-        total = len(mine) * sampling.samples
+        asked, total = self._missing(examples)
+        progress = _Progress(self, len(examples), total, total - len(asked))
         if not asked:
-            ctx.report.progress(len(examples), len(examples), unit="problem")
+            progress.report()
             return {"tokens": 0, "samples": 0, "seconds": 0.0}, digest
-        model = load_model(
-            ctx.stage,
-            ctx.source,
-            precision=self.settings.precision,
-            device=distributed.device(ctx.world),
-            vocab_size=len(tokenizer),
-        )
+        sampling = _seeded(ctx.stage.sampling, ctx.experiment.seed)
         markers = self.prompt.markers.start, self.prompt.markers.end
         requests = [Request(id, k, prompts[i][1], sampling, markers) for (id, k), i in asked.items()]
-        begin = time.monotonic()
-        finished = total - len(asked)
+        engine = self._engine(tokenizer, progress.on_step)
+        _check(requests, engine.refuses)
+        out = samples.Appender(ctx.paths.rank_samples(ctx.world.rank))
+        tokens = 0
+        try:
+            progress.begin = time.monotonic()
+            for sample in engine.generate(requests):
+                i = asked[sample.id, sample.index]
+                out.add(self._row(sample, examples[i], prompts[i], tokenizer))
+                progress.finished += 1
+                tokens += len(sample.ids)
+        finally:
+            out.close()
+            engine.close()
+        if progress.finished < total:
+            why = ctx.stop.reason or "another process stopped"
+            raise Preempted(f"{progress.finished} of {total} samples are on disk: {why}")
+        progress.report()
+        return {"tokens": tokens, "samples": len(asked), "seconds": time.monotonic() - progress.begin}, digest
 
-        def on_step(tokens: int) -> bool:
-            now = time.monotonic()
-            if now - self._ticked >= _TICK_S:
-                self._ticked = now
-                share = finished / max(1, total)
-                rate = round(tokens / max(1e-9, now - begin), 1)
-                ctx.report.progress(
-                    int(share * len(examples)), len(examples), unit="problem", tokens_per_s=rate
-                )
-                return self._stopped()
-            return ctx.stop.set
+    def _missing(self, examples: list[Example]) -> tuple[dict[tuple[str, int], int], int]:
+        """Samples of this process's problems that no file has: (id, index) -> place of the problem; and
+        how many samples its problems have in all. The split does not depend on what is done, so
+        processes need not agree."""
+        ctx = self.ctx
+        done = {samples.key(row) for row in samples.read_parts(ctx.paths.rank_samples(0).parent)}
+        mine = range(ctx.world.rank, len(examples), ctx.world.size)
+        every = {(examples[i].id, k): i for i in mine for k in range(ctx.stage.sampling.samples)}
+        return {key: i for key, i in every.items() if key not in done}, len(every)
 
-        engine = make_engine(
+    def _engine(self, tokenizer: Any, on_step: Callable[[int], bool]) -> Engine:
+        model = load_model(
+            self.ctx.stage,
+            self.ctx.source,
+            precision=self.settings.precision,
+            device=distributed.device(self.ctx.world),
+            vocab_size=len(tokenizer),
+        )
+        return make_engine(
             self.settings.engine,
             model,
             tokenizer,
@@ -127,26 +136,6 @@ class Evaluate:
             max_batch_tokens=self.settings.max_batch_tokens,
             on_step=on_step,
         )
-        _check(requests, engine.refuses)
-        out = samples.Appender(ctx.paths.rank_samples(ctx.world.rank))
-        tokens = 0
-        try:
-            for sample in engine.generate(requests):
-                i = asked[sample.id, sample.index]
-                out.add(self._row(sample, examples[i], prompts[i], tokenizer))
-                finished += 1
-                tokens += len(sample.ids)
-        finally:
-            out.close()
-            engine.close()
-        if finished < total:
-            raise Preempted(
-                f"{finished} of {total} samples are on disk: {ctx.stop.reason or 'a peer stopped'}"
-            )
-        if ctx.world.main:
-            ctx.report.progress(len(examples), len(examples), unit="problem")
-        mine_done = {"tokens": tokens, "samples": len(asked), "seconds": time.monotonic() - begin}
-        return mine_done, digest
 
     def _row(
         self, sample: Sample, example: Example, prompt: tuple[str, list[int]], tokenizer: Any
@@ -212,6 +201,32 @@ class Evaluate:
             "tokens_per_s": sum(s["tokens"] for s in said) / seconds,
             "generation_seconds": round(seconds, 3),
         }
+
+
+class _Progress:
+    """What the heartbeat says while an engine generates, and when the engine is to stop."""
+
+    def __init__(self, method: Evaluate, problems: int, total: int, finished: int) -> None:
+        self.method, self.problems = method, problems
+        self.total, self.finished = total, finished
+        self.begin = self.ticked = time.monotonic()
+        self.tokens = 0
+
+    def on_step(self, tokens: int) -> bool:
+        """After each decoding step. True: stop."""
+        self.tokens = tokens
+        if time.monotonic() - self.ticked < _TICK_S:
+            return self.method.ctx.stop.set
+        self.ticked = time.monotonic()
+        self.report()
+        return self.method.stopped()
+
+    def report(self) -> None:
+        """Process 0's share stands for all: the others are about as far."""
+        share = self.finished / self.total if self.total else 1.0
+        rate = round(self.tokens / max(1e-9, time.monotonic() - self.begin), 1)
+        step = int(share * self.problems)
+        self.method.ctx.report.progress(step, self.problems, unit="problem", tokens_per_s=rate)
 
 
 def _prompt(ctx: StageContext) -> PromptSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from jobs.grade import samples
 from jobs.methods.evaluate import Evaluate
 from jobs.methods.protocol import Preempted, StageContext, World
+from jobs.models import load_model
 from jobs.runtime.errors import JobUserError
 from jobs.runtime.reporter import Reporter
 from jobs.runtime.signals import StopFlag
@@ -31,6 +33,7 @@ def experiment(**stage: Any) -> Experiment:
         "dataset": {"name": "shell-game", "split": "test", "limit": 12, "options": {"swaps": 2}},
         "prompt": {"form": "plain"},
         "sampling": {"temperature": 1.0, "samples": 2, "max_new_tokens": 12},
+        "eval": {"max_batch": 3},
         **stage,
     }
     return Experiment.model_validate({"name": "x", "stages": [asked]})
@@ -80,8 +83,22 @@ def test_one_process_writes_rows_and_numbers(whole: Any) -> None:
     json.dumps(result, allow_nan=False)
 
 
+def _random_model(exp: Experiment) -> Any:
+    found: list[Any] = []
+
+    def kept(*args: Any, **kw: Any) -> Any:
+        found.append(load_model(*args, **kw))
+        raise InterruptedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.methods.evaluate.load_model", kept)
+        with pytest.raises(InterruptedError), tempfile.TemporaryDirectory() as folder:
+            Evaluate(context(Path(folder), exp)).run()
+    return found[0]
+
+
 def test_a_killed_evaluation_goes_on_sample_by_sample_with_another_number_of_processes(
-    tmp_path: Path, whole: Any
+    tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two processes are stopped half-way, one leaving a torn line; three finish, and generate only what
     is missing."""
@@ -108,6 +125,8 @@ def test_a_killed_evaluation_goes_on_sample_by_sample_with_another_number_of_pro
     kept = {samples.key(r) for r in samples.read_parts(ctx.paths.rank_samples(0).parent)}
     assert 8 <= len(kept) < 24
     results: dict[int, Any] = {}
+    model = _random_model(exp)  # threads share the random stream that a random model is made from
+    monkeypatch.setattr("jobs.methods.evaluate.load_model", lambda *a, **k: model)
 
     def one(rank: int) -> None:
         results[rank] = Evaluate(context(tmp_path, exp, attempt=2, rank=rank, size=3)).run()

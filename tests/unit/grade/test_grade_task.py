@@ -166,7 +166,7 @@ def run(tmp_path: Path) -> RunPaths:
             "cause": "eos",
             "tokens": 3,
             "forced": 0,
-        }  # fmt: skip
+        }
         for i, text in enumerate(["### 12", "### 12.0", "12 dollars", "### 13"])
     ]
     graded = judge(rows, "exact", timeout=5)
