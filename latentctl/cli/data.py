@@ -63,7 +63,7 @@ def data(
         "recipe": experiment.dump(),
         "data_dir": profile.data_dir,
         "rows": 0 if check else rows,
-        "tokens": recipe or model is not None,
+        "tokens": not check and (recipe or model is not None),
     }
     found = run_task("data", payload, python=python)
     if not check and not recipe and found["sets"][0]["error"]:

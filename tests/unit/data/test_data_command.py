@@ -91,7 +91,7 @@ def test_looking_at_bad_rows_is_no_failure_by_itself(tmp_path: Path, write: Writ
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["shel-game"], "did you mean 'shell-game'"),
+        (["shel-game"], "did you mean shell-game"),
         (["shell-game", "--set", "dataset.options.swap=3"], "did you mean 'swaps'"),
         (["shell-game", "--set", "dataset.optoins.swaps=3"], "options"),
         (["shell-game", "--split", "dev"], "splits: train, valid, test"),

@@ -180,8 +180,11 @@ def test_countdown_difficulty_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"nums": [1]}, {"nums": [4, 3]}, {"nums": [3, 7]}, {"nums": 4}, {"target": [100, 10]}, {"target": [0, 5]},
-        {"target": [1]}, {"max_number": 2}, {"difficulty": [0.5, 0.1]}, {"difficulty": [0, 2]}, {"number": 3},
+        {"nums": [1]}, {"nums": [4, 3]}, {"nums": [3, 7]}, {"nums": 4},
+        {"target": [100, 10]}, {"target": [0, 5]},
+        {"target": [1]}, {"max_number": 2}, {"difficulty": [0.5, 0.1]},
+        {"difficulty": [0, 2]},
+        {"number": 3},
     ],
 )  # fmt: skip
 def test_countdown_options_are_checked(options: dict[str, Any]) -> None:

@@ -42,7 +42,8 @@ def test_slices_are_parts_of_one_order(write: Write) -> None:
 def test_the_shuffle_is_the_same_on_every_machine(write: Write) -> None:
     """Pinned: a change would silently change every run that says `seed`."""
     assert answers(write("r.jsonl", ROWS), seed=0) == [
-        "10", "18", "16", "14", "0", "17", "11", "2", "3", "9", "5", "7", "4", "19", "6", "15", "8", "1", "13", "12"
+        "10", "18", "16", "14", "0", "17", "11", "2", "3", "9",
+        "5", "7", "4", "19", "6", "15", "8", "1", "13", "12"
     ]  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def byte_tokenizer(*, bos: bool = False, eos_too: bool = False, chat: str | None
     return tokenizer
 
 
-def target(form: str, **more: Any) -> str:
+def target(form: Any, **more: Any) -> str:
     kept = {k: more.pop(k) for k in ("target", "steps") if k in more}
     return Renderer(None, PromptSpec(form=form, **more)).target_text(EXAMPLE, **kept)
 
@@ -134,7 +134,7 @@ def test_a_chat_template_that_refuses_system_prompts() -> None:
 @pytest.mark.parametrize("chat", [None, CHAT])
 @pytest.mark.parametrize("form", ["plain", "xml", "coconut"])
 @pytest.mark.parametrize("bos", [False, True])
-def test_ids_say_what_the_text_says(chat: str | None, form: str, bos: bool) -> None:
+def test_ids_say_what_the_text_says(chat: str | None, form: Any, bos: bool) -> None:
     tokenizer = byte_tokenizer(bos=bos, chat=chat)
     example = Example("e", "Wie groß ist √2? 🎈\u2028", "π", ("erst", "dann\tso"))
     row = Renderer(tokenizer, PromptSpec(form=form), "Kurz.").row(example)
