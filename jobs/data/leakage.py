@@ -163,6 +163,6 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 RULE = (
-    f"same words (case, punctuation and spaces aside), or {SHARE:.0%} of a question's {N}-grams of words in one "
-    "training question"
+    f"same words (case, punctuation and spaces aside), or {SHARE:.0%} of a question's {N}-grams of words "
+    "in one training question"
 )
