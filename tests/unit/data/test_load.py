@@ -213,10 +213,3 @@ def test_listing_needs_no_torch_and_names_every_dataset() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     asked = "gsm8k gsm8k-aug countdown prosqa prontoqa math math500 aime mmlu-stem arc-challenge metamathqa"
     assert set(asked.split()) | {"countdown-gen", "prosqa-gen", "shell-game"} <= set(done.stdout.split())
-
-
-def test_recipes_know_the_names_of_our_datasets() -> None:
-    from jobs.data.registry import Own, table
-    from latentctl.spec.dataset import NAMES
-
-    assert set(NAMES) == {name for name, entry in table().items() if not isinstance(entry, Own)}
