@@ -65,5 +65,6 @@ class UserError(Exception):
         self.problems = problems or [Problem(message, where, key, hint)]
         self.code = code
         self.kind = kind
-        """A closed vocabulary for `--json`: user_error, invalid_recipe, not_found, ambiguous, cluster, exists."""
+        """A closed vocabulary for `--json`: user_error, invalid_recipe, not_found, ambiguous, cluster,
+        exists."""
         super().__init__("\n".join(p.text() for p in self.problems))

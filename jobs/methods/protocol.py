@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Preempted(Exception):
-    """Raised by a method after it committed a checkpoint because `ctx.stop` was set: the worker exits with 85."""
+    """Raised after a checkpoint was committed because `ctx.stop` was set: the worker exits with 85."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,10 @@ class Method(Protocol):
     def __init__(self, ctx: StageContext) -> None: ...
 
     def run(self) -> dict[str, Any]:
-        """Do the stage, resuming what an earlier attempt left. Returns the numbers of result.json (rank 0's count).
+        """Do the stage, resuming what an earlier attempt left. Returns the numbers of result.json.
 
-        Raises `Preempted` after committing a checkpoint; `jobs.runtime.errors.JobUserError` for what a person can mend.
+        Rank 0's count. Raises `Preempted` after committing a checkpoint, `jobs.runtime.errors.JobUserError` for
+        what a person can mend.
         A method may also have `close()`: the worker calls it after `run` to free memory for the next stage.
         """
         ...

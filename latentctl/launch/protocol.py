@@ -20,7 +20,8 @@ class Handle:
     """Slurm job id; for the local executor the supervisor's `pid:start:boot`."""
     job: str
     name: str | None = None
-    """What the scheduler calls it (`name` of the `submitted` event): tells our job from one with a reused id."""
+    """What the scheduler calls it (`name` of the `submitted` event): tells our job from one with a reused
+    id."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,13 @@ class Executor(Protocol):
         ...
 
     def submit(self, run: RunPaths, plan: Plan) -> list[Handle]:
-        """Submit every job of the plan that has no result.json yet (`record.ledger.unfinished`), with its dependencies;
-        the same call serves a first submission and a retry. All or nothing: what was submitted is cancelled again
-        where a later job is refused. Journals each job with `record.ledger.submitting` and `.submitted`, from where
-        the handles are read back. Raises UserError (code 4) in words."""
+        """Submit every job of the plan that has no result.json yet (`record.ledger.unfinished`).
+
+        With its dependencies; the same call serves a first submission and a retry. All or nothing: what was
+        submitted is cancelled again where a later job is refused. Journals each job with
+        `record.ledger.submitting` and `.submitted`, from where the handles are read back. Raises UserError
+        (code 4) in words.
+        """
         ...
 
     def query(self, handles: Sequence[Handle]) -> list[Fact]:
