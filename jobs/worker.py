@@ -95,6 +95,8 @@ class Worker:
         ctx.report.progress(0, None)
         rng.seed_all(self.experiment.seed)  # a stage draws the same whether it shares its process or not
         begin = time.monotonic()
+        if self.world.main:
+            print(f"stage {stage.name} ({stage.method}) begins, attempt {self.attempt}", flush=True)
         try:
             method = _implementation(stage)(ctx)
             numbers = method.run()
@@ -105,6 +107,7 @@ class Worker:
         distributed.barrier()
         if self.world.main:
             self._commit(ctx, numbers, seconds=time.monotonic() - begin)
+            print(f"stage {stage.name} is done after {time.monotonic() - begin:.0f} s", flush=True)
         distributed.barrier()
         ctx.report.event("stage_finished")
 

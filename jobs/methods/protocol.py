@@ -64,8 +64,8 @@ class Method(Protocol):
     def run(self) -> dict[str, Any]:
         """Do the stage, resuming what an earlier attempt left. Returns the numbers of result.json.
 
-        Rank 0's count. Raises `Preempted` after committing a checkpoint, `jobs.runtime.errors.JobUserError` for
-        what a person can mend.
+        Rank 0's count. Raises `Preempted` after committing a checkpoint, `jobs.runtime.errors.JobUserError`
+        for what a person can mend.
         A method may also have `close()`: the worker calls it after `run` to free memory for the next stage.
         """
         ...

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 EVERY_S = 1.0
 _NOTE_EVERY_S = 60.0
 _CLOSE_S = 10.0
+_SAY_EVERY_S = 15.0
+"""Between lines of progress in the log of a stage that logs no metrics of its own."""
 
 
 def plain(value: Any) -> Any:
@@ -77,6 +79,8 @@ class Reporter:
         self._pending: dict[str, Any] | None = None
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._said = time.monotonic()
+        self._total: int | None = None
 
     def progress(self, step: int, total: int | None, unit: str = "step", **metrics: Any) -> None:
         """How far the stage is: `step` of `total` (None: not known).
@@ -90,6 +94,8 @@ class Reporter:
             with self._lock:
                 self._rate.add(time.monotonic(), step)
                 self._pending = told
+                if unit == "step":
+                    self._total = total
             if self._thread is None:
                 self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
                 self._thread.start()
@@ -110,6 +116,7 @@ class Reporter:
             if broken := [k for k, v in numbers.items() if v is None and values[k] is not None]:
                 row["nonfinite"] = broken
             self._metrics.append(row)
+            self._say(step, numbers)
 
     def rewind(self, step: int) -> None:
         """On resume at `step`: drop this stage's rows beyond it, which this attempt will write again."""
@@ -129,6 +136,13 @@ class Reporter:
     def note(self, message: str) -> None:
         """A line for a person in this rank's log."""
         print(message, file=sys.stderr, flush=True)
+
+    def _say(self, step: int, numbers: dict[str, Any]) -> None:
+        """A line of progress for whoever reads this rank's log."""
+        self._said = time.monotonic()
+        of = f"/{self._total}" if self._total else ""
+        shown = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items()]
+        print("  ".join([f"{self.stage} {step}{of}", *shown]), flush=True)
 
     def close(self) -> None:
         """Write what is held back. Waits for a hanging file system for a bounded time."""
@@ -169,6 +183,8 @@ class Reporter:
                 "host": socket.gethostname(),
             }
             write_json(self.job.heartbeat, beat, indent=None)
+        if time.monotonic() - self._said >= _SAY_EVERY_S:
+            self._say(told["step"], told["metrics"])
 
     @contextmanager
     def _careful(self, what: str) -> Iterator[None]:

@@ -15,7 +15,6 @@ from jobs.runtime.checkpoints import Checkpoint
 from jobs.runtime.errors import JobUserError
 from jobs.train.engine import Engine
 from jobs.train.state import TrainState
-from latentctl.record.hashes import spec_hash
 
 
 class Checkpoints:
@@ -26,7 +25,7 @@ class Checkpoints:
         self._ctx = ctx
         self._engine = engine
         self._export = export
-        self._hash = spec_hash(ctx.experiment.dump())
+        self._hash = ctx.spec_hash
 
     def restore(self) -> TrainState | None:
         """Continue from the newest whole checkpoint; None where there is none. Raises JobUserError where it

@@ -10,7 +10,6 @@ from jobs.runtime.errors import JobUserError
 from latentctl.spec.train import TrainSpec
 
 T = TypeVar("T")
-_DEFAULT_MICRO = 8
 
 
 @dataclass(frozen=True)
@@ -44,23 +43,8 @@ class Split:
 def split_of(train: TrainSpec, *, world: int, rank: int) -> Split:
     """The split that `train.batch` and `train.micro_batch` ask for. Raises JobUserError where it does not
     come out even."""
-    batch = train.batch
-    if batch % world:
-        raise JobUserError(
-            f"a global batch of {batch} rows cannot be shared evenly by {world} processes",
-            hint=f"set train.batch to {_near(batch, world)}, or change the number of processes",
-        )
-    each = batch // world
-    micro = train.micro_batch or max(m for m in range(1, _DEFAULT_MICRO + 1) if each % m == 0)
-    if each % micro:
-        raise JobUserError(
-            f"train.batch {batch} is not a multiple of train.micro_batch × processes ({micro} × {world})",
-            hint=f"set train.batch to {_near(batch, micro * world)}, or train.micro_batch to one of "
-            + ", ".join(str(m) for m in range(1, each + 1) if each % m == 0),
-        )
-    return Split(micro=micro, accumulate=each // micro, world=world, rank=rank)
-
-
-def _near(batch: int, unit: int) -> str:
-    below, above = batch // unit * unit, -(-batch // unit) * unit
-    return f"{below} or {above}" if below else str(above)
+    uneven = train.uneven(world)
+    if uneven:
+        raise JobUserError(uneven[0], hint=uneven[1])
+    micro = train.micro(world)
+    return Split(micro=micro, accumulate=train.batch // world // micro, world=world, rank=rank)

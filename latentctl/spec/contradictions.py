@@ -40,6 +40,10 @@ def training(stage: StageBase, draft: Draft) -> list[Found]:
     if stage.validation is not None and train.eval_every is None:
         hint = "set train.eval_every to a number of steps"
         found.append(_at(draft, ("validation",), "does nothing without train.eval_every", hint))
+    uneven = train.uneven(stage.resources.world_size)
+    if uneven:
+        path = ("train", "micro_batch" if train.batch % stage.resources.world_size == 0 else "batch")
+        found.append(_at(draft, path, *uneven))
     stop = train.early_stop.metric if train.early_stop else None
     for path, metric in ((("keep", "best"), train.keep.best), (("early_stop", "metric"), stop)):
         if metric is None or metric in settings.metrics:

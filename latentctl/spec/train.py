@@ -91,3 +91,31 @@ class TrainSpec(Spec):
         if not all(0 <= b < 1 for b in self.betas):
             raise ValueError("betas are two numbers from 0 to below 1")
         return self
+
+    def micro(self, world: int) -> int:
+        """Rows per forward and process: `micro_batch`, else as many as divide evenly, at most 8."""
+        each = self.batch // world
+        return self.micro_batch or max((m for m in range(1, 9) if each % m == 0), default=1)
+
+    def uneven(self, world: int) -> tuple[str, str] | None:
+        """Why `batch` cannot be shared by `world` processes, and a hint; None if it can."""
+        if self.batch % world:
+            return (
+                f"a global batch of {self.batch} rows cannot be shared evenly by {world} processes",
+                f"set train.batch to {_near(self.batch, world)}, or change the number of processes",
+            )
+        each, micro = self.batch // world, self.micro(world)
+        if each % micro:
+            fits = ", ".join(str(m) for m in range(1, each + 1) if each % m == 0)
+            near = _near(self.batch, micro * world)
+            return (
+                f"train.batch {self.batch} is not a multiple of train.micro_batch × processes "
+                f"({micro} × {world})",
+                f"set train.batch to {near}, or train.micro_batch to one of {fits}",
+            )
+        return None
+
+
+def _near(batch: int, unit: int) -> str:
+    below, above = batch // unit * unit, -(-batch // unit) * unit
+    return f"{below} or {above}" if below else str(above)

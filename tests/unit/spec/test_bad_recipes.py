@@ -170,6 +170,16 @@ TOGETHER = [
     ),
     ("method: sft\nvalidation: gsm8k\n", "r.yaml:4:1: validation: does nothing without train.eval_every"),
     (
+        "method: sft\ntrain: {batch: 10}\nresources: {tasks: 4}\n",
+        "r.yaml:4:9: train.batch: a global batch of 10 rows cannot be shared evenly by 4 processes\n"
+        "hint: set train.batch to 8 or 12",
+    ),
+    (
+        "method: sft\ntrain: {batch: 16, micro_batch: 8}\nresources: {nodes: 2, tasks: 2}\n",
+        "r.yaml:4:20: train.micro_batch: train.batch 16 is not a multiple of train.micro_batch × processes "
+        "(8 × 4)\nhint: set train.batch to 32, or train.micro_batch to one of 1, 2, 4",
+    ),
+    (
         "method: sft\nvalidation: gsm8k\ntrain: {eval_every: 3, keep: {best: acuracy}}\n",
         "r.yaml:5:31: train.keep.best: 'acuracy' is not a validation metric of sft: "
         "expected one of loss, accuracy\nhint: did you mean accuracy?",
