@@ -19,15 +19,19 @@ def stage_graph(sources: Mapping[str, str], plan: Plan) -> str:
 
 
 def resources(job: JobPlan) -> str:
-    """`1 node × 2 processes, 2 GPUs per node, 4 CPUs per process, 16384 MiB per node, at most 12h00m`."""
+    """`1 node × 2 processes, 2 GPUs per node, 4 CPUs per process, 16 GiB per node, at most 12h00m`."""
     parts = [
         f"{_count(job.nodes, 'node')} × {_count(job.tasks_per_node, 'process')}",
         f"{_count(job.gpus_per_node, 'GPU')} per node" if job.gpus_per_node else "no GPU",
         f"{_count(job.cpus_per_task, 'CPU')} per process" if job.cpus_per_task else "",
-        f"{job.mem_mb:,} MiB per node" if job.mem_mb else "",
+        f"{_memory(job.mem_mb)} per node" if job.mem_mb else "",
         f"at most {duration(job.time_s)}",
     ]
     return ", ".join(p for p in parts if p)
+
+
+def _memory(mib: int) -> str:
+    return f"{mib // 1024:,} GiB" if mib % 1024 == 0 else f"{mib:,} MiB"
 
 
 def _count(n: int, word: str) -> str:

@@ -124,6 +124,8 @@ def hint_for_key(
         return f"did you mean {near}?"
     if far := nearest(key, everywhere, 0.8):
         return f"did you mean {'.'.join((*everywhere[far][0], far))}?"
+    if (other := nearest(key, SYNONYMS, 0.85)) and SYNONYMS[other].split(".")[-1] in everywhere:
+        return f"the key here is {SYNONYMS[other]}"
     return f"known here: {listed(sorted(known))}" if known else "no key is known here"
 
 

@@ -12,6 +12,7 @@ UNKNOWN_KEYS = [
     ("method: sft\ntarget: cot\n", "hint: target belongs under sft"),
     ("method: sft\ntrain: {lrr: 1}\n", "r.yaml:4:9: train.lrr: unknown key\nhint: did you mean lr?"),
     ("method: sft\ntrain: {learning_rate: 1}\n", "hint: the key here is train.lr"),
+    ("method: sft\ntrain: {lerning_rate: 1}\n", "hint: the key here is train.lr"),
     ("method: sft\ntrain: {max_grad_norm: 1}\n", "hint: the key here is train.clip"),
     ("method: sft\ntrain: {gpus: 1}\n", "hint: gpus belongs under resources"),
     (
