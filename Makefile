@@ -20,7 +20,7 @@ quickstart: $(VENV)/.train
 	$(BIN)/latentctl submit recipes/shell-game.yaml --rerun --wait
 
 test: $(VENV)/.dev slurm lint
-	$(BIN)/python -m pytest -m "not slow" --durations=15
+	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadgroup --durations=15
 
 test-slow: $(VENV)/.dev slurm
 	$(BIN)/python -m pytest -m slow

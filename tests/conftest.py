@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Started in the background of a script: the commands that tests start would ignore their Ctrl-C too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers, a file stays together, and so does everything that shares the real Slurm."""
+    for item in items:
+        file = item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group("slurm" if "/slurm/" in file else file))
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -22,6 +35,18 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data sets here (set LATENTCTL_TEST_DATA): {folder}")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _methods_as_shipped() -> Iterator[None]:
+    """Methods that a test's plugin registers are gone after it."""
+    from latentctl.spec import methods
+
+    known, stages = dict(methods.METHODS), dict(methods._STAGES)
+    yield
+    for kept, now in ((known, methods.METHODS), (stages, methods._STAGES)):
+        now.clear()
+        now.update(kept)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
