@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers, a file stays together, and so does everything that shares the real Slurm."""
     for item in items:
@@ -35,18 +35,6 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data sets here (set LATENTCTL_TEST_DATA): {folder}")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _methods_as_shipped() -> Iterator[None]:
-    """Methods that a test's plugin registers are gone after it."""
-    from latentctl.spec import methods
-
-    known, stages = dict(methods.METHODS), dict(methods._STAGES)
-    yield
-    for kept, now in ((known, methods.METHODS), (stages, methods._STAGES)):
-        now.clear()
-        now.update(kept)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

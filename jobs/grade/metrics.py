@@ -18,7 +18,9 @@ def wilson(correct: float, n: int, z: float = Z95) -> tuple[float, float]:
     p = correct / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Rounding must not put the interval beside a proportion of exactly 0 or 1.
+    low = 0.0 if correct == 0 else max(0.0, middle - half)
+    return low, 1.0 if correct == n else min(1.0, middle + half)
 
 
 def bootstrap(values: Sequence[float], *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:

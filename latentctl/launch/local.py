@@ -58,10 +58,14 @@ class LocalExecutor:
     def submit(self, run: RunPaths, plan: Plan) -> list[Handle]:
         """Start the supervisor for all jobs without a result.
 
-        A run that is being supervised is left as it is.
+        A run that is being supervised is left as it is; where all its jobs have ended, and its supervisor is
+        only putting things away, that is waited for.
         """
         jobs = ledger.unfinished(run, plan)
         self._refuse(jobs)
+        deadline = time.monotonic() + START_S
+        while _ending(run, jobs) and time.monotonic() < deadline:
+            time.sleep(0.05)
         if jobs and holder_of(run.supervisor_lease) is None:
             journal = Journal(run.journal)
             for job in jobs:
@@ -167,6 +171,14 @@ class LocalExecutor:
 def supervisor_command(profile: ClusterProfile, run: RunPaths) -> list[str]:
     python = profile.interpreter.entry or sys.executable
     return [python, "-m", "latentctl.launch.supervisor", str(run.root)]
+
+
+def _ending(run: RunPaths, jobs: Sequence[JobPlan]) -> bool:
+    """A supervisor lives, but none of these jobs will run again under it."""
+    if not jobs or holder_of(run.supervisor_lease) is None:
+        return False
+    events = list(read(run.journal))
+    return all(fold(events, job.name)[0] in TERMINAL for job in jobs)
 
 
 def _ready(run: RunPaths) -> bool:

@@ -306,6 +306,17 @@ def test_a_cancelled_run_goes_on_when_submitted_again(make_run: MakeRun) -> None
     assert not list((run.paths.root.parents[1] / "state").rglob("tickets/*.json"))  # nothing stays leased
 
 
+def test_a_run_submitted_again_the_moment_it_failed_goes_on(make_run: MakeRun) -> None:
+    """Its supervisor still lives then, but starts nothing any more."""
+    run = make_run(job("a"), behave={"a": [["fail", "no", True, [0]]]})
+    run.submit()
+    while run.state("a") != "failed":
+        time.sleep(0.005)
+    (run.paths.root / "behave.json").write_text("{}")
+    run.wait(run.submit())
+    assert run.state("a") == "succeeded"
+
+
 def test_cancel_works_without_a_supervisor(make_run: MakeRun) -> None:
     run = make_run(job("a"), behave={"a": [["grandchild"], ["sleep", 60]]})
     handles = run.submit()
