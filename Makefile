@@ -20,7 +20,8 @@ quickstart: $(VENV)/.train
 	$(BIN)/latentctl submit recipes/shell-game.yaml --rerun --wait
 
 test: $(VENV)/.dev slurm lint
-	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadgroup --durations=15
+	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --durations=10 tests/unit tests/e2e
+	$(BIN)/python -m pytest -m "not slow" --durations=10 tests/slurm
 
 test-slow: $(VENV)/.dev slurm
 	$(BIN)/python -m pytest -m slow

@@ -20,14 +20,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers, a file stays together, and so does everything that shares the real Slurm."""
-    for item in items:
-        file = item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group("slurm" if "/slurm/" in file else file))
-
-
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data sets; skips where there is none."""
