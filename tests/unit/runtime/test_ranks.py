@@ -85,6 +85,7 @@ import sys, torch
 from jobs.methods.protocol import World
 from jobs.runtime import distributed
 
+torch.manual_seed(0)
 world = World(0, 1, 0, 1)
 distributed.init(world, deepspeed=True)
 deepspeed = distributed.import_deepspeed()
@@ -93,7 +94,7 @@ engine, *_ = deepspeed.initialize(
     config={
         "train_batch_size": 2,
         "zero_optimization": {"stage": int(sys.argv[1])},
-        "optimizer": {"type": "AdamW", "params": {"lr": 0.1, "torch_adam": True}},
+        "optimizer": {"type": "AdamW", "params": {"lr": 0.01, "torch_adam": True}},
     },
 )
 x, before = torch.ones(2, 4), None
