@@ -29,7 +29,7 @@ test-slow: $(VENV)/.dev slurm
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.dev
 	for b in tests/bench/bench_*.py; do $(BIN)/python $$b || exit 1; done
