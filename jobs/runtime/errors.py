@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -60,6 +61,9 @@ class Failure:
             "hint": self.hint,
             "where": self.where,
         }
+
+
+_TRAIN_EXTRA = {"torch", "transformers", "deepspeed", "datasets", "peft", "safetensors", "math_verify", "numpy"}
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,9 @@ def _one(exc: BaseException) -> Failure:
         return Failure("preemption", str(exc), [_cut(text)], primary=False)
     if isinstance(exc, KeyboardInterrupt):
         return Failure("preemption", "interrupted", [name])
+    if isinstance(exc, ModuleNotFoundError) and (exc.name or "").split(".")[0] in _TRAIN_EXTRA:
+        hint = "pip install 'latentctl[train]', or name a python that has it under interpreter of the profile"
+        return Failure("user_error", f"{exc.name} is not installed in {sys.executable}", [_cut(text)], hint=hint)
     if isinstance(exc, OSError) and exc.errno in _ERRNO:
         return Failure(_ERRNO[exc.errno], _first_line(text), [_cut(text), *_frames(exc)])
     for rule in _RULES:
