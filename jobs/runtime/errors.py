@@ -63,7 +63,7 @@ class Failure:
         }
 
 
-_TRAIN_EXTRA = {"torch", "transformers", "deepspeed", "datasets", "peft", "safetensors", "math_verify", "numpy"}
+_TRAIN_EXTRA = frozenset("torch transformers deepspeed datasets peft safetensors math_verify numpy".split())
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,9 @@ def _one(exc: BaseException) -> Failure:
     if isinstance(exc, KeyboardInterrupt):
         return Failure("preemption", "interrupted", [name])
     if isinstance(exc, ModuleNotFoundError) and (exc.name or "").split(".")[0] in _TRAIN_EXTRA:
-        hint = "pip install 'latentctl[train]', or name a python that has it under interpreter of the profile"
-        return Failure("user_error", f"{exc.name} is not installed in {sys.executable}", [_cut(text)], hint=hint)
+        hint = "pip install 'latentctl[train]', or name a python that has it in the cluster profile"
+        message = f"{exc.name} is not installed in {sys.executable}"
+        return Failure("user_error", message, [_cut(text)], hint=hint)
     if isinstance(exc, OSError) and exc.errno in _ERRNO:
         return Failure(_ERRNO[exc.errno], _first_line(text), [_cut(text), *_frames(exc)])
     for rule in _RULES:

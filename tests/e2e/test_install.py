@@ -37,7 +37,7 @@ def latentctl(core: Path, folder: Path, *args: str, code: int = 0) -> str:
 
 
 def test_the_core_is_light_and_brings_recipes_profiles_and_the_devbox(core: Path, tmp_path: Path) -> None:
-    heavy = "import importlib.util as u, sys; sys.exit(any(u.find_spec(m) for m in ('torch', 'transformers')))"
+    heavy = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ('torch', 'transformers'))))"
     assert subprocess.run([core / "python", "-c", heavy], cwd=tmp_path).returncode == 0
     assert "shell-game" in latentctl(core, tmp_path, "recipes", "list")
     assert "devbox" in latentctl(core, tmp_path, "clusters", "list")
