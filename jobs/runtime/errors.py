@@ -63,7 +63,9 @@ class Failure:
         }
 
 
-_TRAIN_EXTRA = frozenset("torch transformers deepspeed datasets peft safetensors math_verify numpy".split())
+_TRAIN_EXTRA = {
+    "torch", "transformers", "deepspeed", "datasets", "peft", "safetensors", "math_verify", "numpy",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
