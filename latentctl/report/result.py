@@ -169,7 +169,7 @@ def _trainings(results: Sequence[StageResult]) -> str:
 
 def many_table(runs: Sequence[tuple[RunPaths, Mapping[str, Any]]], *, colour: bool = False) -> str:
     """Evaluations over the points of a sweep: one row for each combination of what varied except the seed,
-    with mean and 95 % interval over its seeds (of one seed: over its problems)."""
+    with mean and 95 % interval over its seeds, never narrower than its problems allow."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run, varies in runs:
         point = ", ".join(f"{_leaf(k)}={_value(v)}" for k, v in varies.items() if k != "seed") or "all"
@@ -187,10 +187,7 @@ def many_table(runs: Sequence[tuple[RunPaths, Mapping[str, Any]]], *, colour: bo
     ]
     rows = []
     for (point, stage), many in groups.items():
-        mean, half = mean_interval([n["accuracy"] for n in many])
-        bounds = (
-            many[0].get("accuracy_ci") if half is None else [max(0.0, mean - half), min(1.0, mean + half)]
-        )
+        mean, bounds = _over_seeds(many)
         tokens = [n["tokens_mean"] for n in many if n.get("tokens_mean") is not None]
         rows.append(
             [
@@ -204,6 +201,19 @@ def many_table(runs: Sequence[tuple[RunPaths, Mapping[str, Any]]], *, colour: bo
             ]
         )
     return table(head, rows, colour=colour) if rows else ""
+
+
+def _over_seeds(many: Sequence[Mapping[str, Any]]) -> tuple[float, list[float] | None]:
+    """Mean accuracy and its 95 % interval: over the seeds, and at least as wide as a run's own over its
+    problems. More seeds see the same problems, and few seeds may agree by chance."""
+    mean, half = mean_interval([n["accuracy"] for n in many])
+    own = [n["accuracy_ci"] for n in many if n.get("accuracy_ci")]
+    low = [sum(c[0] for c in own) / len(own)] if own else []
+    high = [sum(c[1] for c in own) / len(own)] if own else []
+    if half is not None:
+        low.append(max(0.0, mean - half))
+        high.append(min(1.0, mean + half))
+    return mean, [min(low), max(high)] if low else None
 
 
 def _interval(bounds: Any) -> str:

@@ -103,3 +103,10 @@ def test_a_single_seed_keeps_the_interval_over_problems(tmp_path: Path) -> None:
 def test_numbers_come_back_as_written(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", {"score": SCORE})
     assert stage_results(run)[0].numbers == json.loads(json.dumps(SCORE))
+
+
+def test_seeds_that_agree_are_not_taken_for_certainty(tmp_path: Path) -> None:
+    """Two seeds of 0 % on twelve problems: as uncertain as one such run."""
+    score = {**SCORE, "accuracy": 0.0, "accuracy_ci": [0.0, 0.242], "n": 12}
+    runs = [(make_run(tmp_path / str(i), {"score": score}), {"seed": i}) for i in range(2)]
+    assert "0.0-24.2" in many_table(runs)
