@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from latentctl.spec.load import LoadedRecipe
     from latentctl.spec.resolve import Point
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

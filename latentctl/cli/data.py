@@ -13,7 +13,7 @@ from latentctl.errors import Exit, UserError
 if TYPE_CHECKING:
     from latentctl.spec.experiment import Experiment
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from latentctl.errors import Exit, UserError
 if TYPE_CHECKING:
     from latentctl.record.paths import RunPaths
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 _SHOWN = 10
 

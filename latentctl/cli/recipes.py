@@ -14,7 +14,10 @@ from latentctl.cli import output
 from latentctl.errors import Exit, UserError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="List the shipped recipes; copy one to change it."
+    help="List the shipped recipes; copy one to change it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 

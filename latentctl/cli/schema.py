@@ -10,7 +10,7 @@ import typer
 
 from latentctl.cli import output
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Kind(StrEnum):
