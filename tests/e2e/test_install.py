@@ -20,7 +20,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(
         [*pip, "-c", str(REPO / "constraints.txt"), str(REPO)], capture_output=True, text=True, timeout=300
     )
-    if done.returncode and "No matching distribution" in done.stderr:
+    if done.returncode and "NewConnectionError" in done.stderr:  # a wrong pin is no reason to skip
         pytest.skip("no package index can be reached")
     assert done.returncode == 0, done.stderr
     return folder / "venv/bin"

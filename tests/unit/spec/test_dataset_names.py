@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from spec_recipes import HEAD, Recipes
 
+from jobs.data import registry
 from latentctl.spec.dataset import NAMES
 
 
 def test_the_names_are_those_of_the_data_room() -> None:
-    registry = pytest.importorskip("jobs.data.registry")
-    assert set(NAMES) <= set(registry.table())
-    builtin = {name for name, entry in registry.table().items() if not isinstance(entry, registry.Own)}
+    table = registry.table()
+    assert set(NAMES) <= set(table)
+    builtin = {name for name, entry in table.items() if not isinstance(entry, registry.Own)}
     assert builtin == set(NAMES)
 
 
