@@ -7,11 +7,49 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
+from latentctl.spec.latent import LatentSpec
 from latentctl.spec.sampling import SamplingSpec
 
 StopCause = Literal["eos", "stop", "length", "error"]
 """`eos`: the model ended; `stop`: a stop text; `length`: max_new_tokens reached (truncated); `error`:
 see `error`."""
+
+
+LatentCause = Literal["fixed", "end_marker", "entropy", "max_len", "budget"]
+"""Why a latent span ended; `budget`: max_new_tokens was reached inside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thoughts:
+    """How a request takes latent steps. Made by `jobs.generate.thoughts`."""
+
+    spec: LatentSpec
+    """Settled: input, markers, start and stop are said."""
+    start: tuple[int, ...]
+    """Token ids of the start marker. `spec.start: prompt`: the request's prompt ends with them already."""
+    end: tuple[int, ...]
+    """Token ids of the end marker, forced when a span ends."""
+    token: int | None = None
+    """Id of the latent token, where the tokenizer has one: `pause` feeds its embedding."""
+    fixed: int | None = None
+    """So many latent steps: `stop.fixed`, or `stop.per_step` worked out for this problem."""
+    trace: int | None = None
+    """None: nothing is recorded; n: of each latent step the entropy and the n most likely tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """One latent step, as it was recorded. Holds for every kind of input."""
+
+    entropy: float
+    """In nats, of the whole distribution at this step, before filters (see `EntropyStop.on`)."""
+    ids: tuple[int, ...]
+    """The most likely tokens (`soft`: those mixed, in the order of their weight), most likely first."""
+    weights: tuple[float, ...]
+    """Their probabilities at temperature 1 (`soft`: the weights with which they were mixed)."""
+    mass: float
+    """`soft`: probability mass of the tokens that were mixed, before renormalisation; else 1."""
+    noised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +64,8 @@ class Request:
     markers: tuple[str, str] | None = None
     """What opens and closes the reasoning; the think budget forces the second. None: no reasoning to
     bound."""
+    thoughts: Thoughts | None = None
+    """None: text alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +81,20 @@ class Sample:
     temperature 1."""
     cause: StopCause
     forced: int = 0
-    """How many tokens were forced by the think budget rather than drawn."""
+    """How many tokens were forced rather than drawn: by the think budget or at the end of a latent span."""
     error: str | None = None
     text: str = ""
     """The decoded `ids`, special tokens shown; after `stop`, cut before the stop text."""
+    latents: int = 0
+    """Latent steps taken. They count against `max_new_tokens`."""
+    latent_cause: LatentCause | None = None
+    """Why the last latent span ended; None where there was none."""
+    spans: tuple[tuple[int, int], ...] = ()
+    """For each latent span: how many of `ids` stand before it, and its latent steps."""
+    marker_tokens: int = 0
+    """How many of `ids` are markers around latent spans: not visible text."""
+    thoughts: tuple[Thought, ...] | None = None
+    """The trace of all spans, where the request asked for it."""
 
 
 class Engine(Protocol):

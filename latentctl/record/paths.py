@@ -39,6 +39,16 @@ class StagePaths:
     def samples(self) -> Path:
         return self.root / "samples.jsonl"
 
+    @property
+    def traces(self) -> Path:
+        """What each latent step of the traced samples said; see `jobs/generate/README.md`."""
+        return self.root / "traces.jsonl"
+
+    @property
+    def calibration(self) -> Path:
+        """The entropy thresholds that a stage of the method `calibrate` found."""
+        return self.root / "calibration.json"
+
     def rank_samples(self, rank: int) -> Path:
         """Each rank of a data-parallel eval appends here; rank 0 merges into `samples`."""
         return self.root / "samples" / f"rank-{rank:05d}.jsonl"

@@ -11,10 +11,11 @@ from __future__ import annotations
 from importlib import metadata
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from latentctl.errors import UserError
 from latentctl.spec.base import Spec
+from latentctl.spec.curriculum import EpochList, StepList
 from latentctl.spec.stage import StageBase
 
 
@@ -32,6 +33,8 @@ class MethodSettings(Spec):
     """Whether the blocks `train` and `validation` mean something to it."""
     generates: ClassVar[bool] = False
     """Whether the block `sampling` means something to it."""
+    latent: ClassVar[bool] = False
+    """Whether the block `latent` means something to it."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Validation metrics that `train.keep.best` and `train.early_stop` may name."""
 
@@ -53,6 +56,98 @@ class SftSettings(MethodSettings):
     """Put several rows into one sequence; rows never see one another."""
 
 
+class DifficultySpec(Spec):
+    """From a problem's difficulty in [0, 1] to a count: min + round(difficulty · (max − min))."""
+
+    min: int = Field(default=1, ge=0)
+    max: int = Field(default=10, ge=1)
+    field: str = "difficulty"
+    """Key of the row's meta that holds it; `steps`: the number of reference steps, rank-transformed."""
+    normal: bool = False
+    """Rank-transform over the dataset to a normal distribution of mean 0.5 and deviation 0.25, cut to
+    [0, 1]; ties share a value. Always done for `field: steps`."""
+    divide_by: float = Field(default=1.0, gt=0)
+    """Divides the difficulty before it is used."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DifficultySpec:
+        if self.max < self.min:
+            raise ValueError(f"max ({self.max}) is below min ({self.min})")
+        return self
+
+
+class CoconutSettings(MethodSettings):
+    """Coconut (arXiv 2412.06769): text steps are replaced by latent steps, one more in each curriculum stage.
+
+    Written once, it becomes a chain of stages: `NAME.0`, `NAME.1`, ...
+    """
+
+    method = "coconut"
+    implementation = "jobs.methods.coconut:Coconut"
+    output = "checkpoint"
+    trains = True
+    latent = True
+    metrics = ("loss", "accuracy")
+
+    variant: Literal["coconut", "no_thoughts", "cot", "no_cot"] = "coconut"
+    """`no_thoughts`: the curriculum without latent steps or markers; `cot`: all steps as text, one stage;
+    `no_cot`: the answer alone, one stage. (`latent.input: pause` is the pause ablation.)"""
+    latents_per_step: int = Field(default=2, ge=1, le=64)
+    """c: latent steps in place of one text step."""
+    max_stage: int = Field(default=3, ge=0, le=1000)
+    """The last stage that replaces one more step; the stage after it has no text steps left."""
+    first_stage: int = Field(default=0, ge=0)
+    """Where the curriculum begins; 1 if the model already writes its steps."""
+    epochs: EpochList | None = None
+    """One for each stage from `first_stage` on, such as [6, 3, 3, 3, 3] or "6 3^4"; one number: the same for
+    every stage up to max_stage + 1. Unsaid: `train.epochs` or `train.steps` for each."""
+    optimizer_steps: StepList | None = None
+    """The same in optimizer steps, instead of `epochs`."""
+    curriculum: bool = True
+    """false: only the last stage's data, from the start (the published ablation)."""
+    stage: int | None = Field(default=None, ge=0)
+    """Which curriculum stage this stage trains; set by the chain. Said by hand: one stage and no chain."""
+    eval_each: bool | dict[str, Any] = False
+    """Evaluate after each curriculum stage; a map is what those evaluations say besides, such as
+    `{dataset: {limit: 200}, sampling: {max_new_tokens: 64}}`."""
+    count: Literal["scheduled", "per_example", "difficulty"] = "scheduled"
+    """`scheduled`: Coconut's; `per_example`: min(stage, steps) · c, all else stays text; `difficulty`: every
+    step is replaced, by a number of latent steps that follows the problem's difficulty."""
+    difficulty: DifficultySpec | None = None
+    """For `count: difficulty`."""
+    pad_latent_to_max: bool = False
+    """Of `scheduled`, past max_stage: max_stage · c latent steps even for problems with fewer steps."""
+    overflow: Literal["keep", "truncate"] = "keep"
+    """Of `per_example`, in the last stage: steps beyond the stage's number stay as text, or are left out."""
+    data_mixing_ratio: float | None = Field(default=None, ge=0)
+    """Train on problems with at least as many steps as the stage, and so many shorter ones for each of them;
+    unsaid: on all."""
+    uniform_prob: float = Field(default=0.0, ge=0, le=1)
+    """With this probability a row is laid out for a stage drawn from 0 to its number of steps."""
+    dynamic: bool = False
+    """The model learns when to stop: after each latent step it is taught to go on or to end the span."""
+    steps: Literal["auto", "formula", "sentence"] = "auto"
+    """As `sft.steps`."""
+    reset_optimizer: Literal["never", "on_stage", "every_epoch"] = "on_stage"
+    """When AdamW's moments are forgotten."""
+    schedule: Literal["sequential", "jacobi"] = "sequential"
+    """`jacobi`: all latent steps at once, `sweeps` times (PCCoT, arXiv 2506.18582)."""
+    sweeps: int | None = Field(default=None, ge=1)
+    """T, for `schedule: jacobi`. As many as latent steps: exactly `sequential`."""
+    marker_init: str | None = "<<"
+    """Added marker tokens start as a copy of this text's first token; null: as the mean of all embeddings."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> CoconutSettings:
+        if self.epochs is not None and self.optimizer_steps is not None:
+            raise ValueError("give epochs or optimizer_steps, not both")
+        if (self.schedule == "jacobi") != (self.sweeps is not None):
+            raise ValueError("sweeps belongs to schedule: jacobi: give both or neither")
+        if (self.count == "difficulty") != (self.difficulty is not None):
+            raise ValueError("difficulty belongs to count: difficulty: give both or neither")
+        return self
+
+
 class EvalSettings(MethodSettings):
     """Generate, grade, count."""
 
@@ -61,6 +156,7 @@ class EvalSettings(MethodSettings):
     output = "scores"
     role = "eval"
     generates = True
+    latent = True
 
     engine: Literal["auto", "transformers"] = "auto"
     grader: str = "auto"
@@ -72,6 +168,36 @@ class EvalSettings(MethodSettings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     grade_timeout: float = Field(default=10.0, gt=0)
     """Hard limit per answer, in seconds."""
+    trace: Literal["off", "summary", "full"] = "full"
+    """What is kept of each latent step: `summary`: entropy and the first token; `full`: the `trace_top` first
+    tokens with their probabilities."""
+    trace_top: int = Field(default=5, ge=1, le=100)
+    trace_problems: int = Field(default=100, ge=0)
+    """Only the first so many problems are traced."""
+
+
+class CalibrateSettings(MethodSettings):
+    """Which entropy threshold leaves which share of latent steps above it."""
+
+    method = "calibrate"
+    implementation = "jobs.methods.calibrate:Calibrate"
+    output = "scores"
+    role = "eval"
+    generates = True
+    latent = True
+
+    thresholds: list[float] = Field(
+        default=[0.01, 0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 1.0, 1.2, 1.5, 2.0], min_length=1
+    )
+    """In nats: rows of the table."""
+    target_ratio: float | None = Field(default=None, gt=0, lt=1)
+    """Also find the threshold above which this share of latent steps lies."""
+    engine: Literal["auto", "transformers"] = "auto"
+    max_batch: int = Field(default=64, ge=1)
+    """Most rows in one batch."""
+    max_batch_tokens: int = Field(default=32768, ge=16)
+    """Bound of (prompt + new tokens) × rows in one batch."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
 METHODS: dict[str, type[MethodSettings]] = {}
@@ -86,7 +212,9 @@ def register(settings: type[MethodSettings]) -> type[MethodSettings]:
 
 
 register(SftSettings)
+register(CoconutSettings)
 register(EvalSettings)
+register(CalibrateSettings)
 
 
 def load_entry_points() -> None:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from latentctl.spec.base import Spec
 from latentctl.spec.dataset import DatasetField
+from latentctl.spec.latent import LatentSpec
 from latentctl.spec.model import ModelField
 from latentctl.spec.prompt import PromptSpec
 from latentctl.spec.resources import ResourcesSpec
@@ -35,6 +36,8 @@ class StageBase(Spec):
     """Problems for validation during training; the split `valid` if unsaid. Needs `train.eval_every`."""
     prompt: PromptSpec | None = None
     """Unsaid in an evaluation: what the checkpoint carries."""
+    latent: LatentSpec | None = None
+    """Latent steps. Unsaid in an evaluation: what the checkpoint carries, which may be text alone."""
     train: TrainSpec = Field(default_factory=TrainSpec)
     sampling: SamplingSpec = Field(default_factory=SamplingSpec)
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
