@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.generate.noise import request_key
 from jobs.generate.protocol import Request, Sample, StopCause
 from jobs.generate.text import Stream, decode
+from jobs.latent.noise import request_key
 
 
 class Row:

@@ -16,12 +16,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from jobs.generate.noise import uniform
 from jobs.generate.protocol import EngineInfo, Request, Sample
 from jobs.generate.rows import Row
 from jobs.generate.runner import Runner
 from jobs.generate.sampling import Knobs, draw
 from jobs.generate.score import score
+from jobs.latent.noise import uniform
 
 _REFILL = 8  # new requests are admitted when 1/8 of the rows is free: prefills are batched, few rows idle
 _NEAR = 0.75  # prompts of one prefill are at least this share of its longest

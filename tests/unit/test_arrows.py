@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
         "latentctl.shipped",
     },
     "jobs.runtime": {"latentctl.spec"},
-    "jobs.latent": set(),
+    "jobs.latent": {"latentctl.spec"},
     "jobs.models": {"jobs.latent", "jobs.runtime", "latentctl.spec"},
     "jobs.data": {"jobs.models", "jobs.runtime", "latentctl.spec"},
     "jobs.grade": {"jobs.data", "jobs.runtime", "latentctl.spec"},

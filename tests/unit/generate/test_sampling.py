@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.generate.noise import request_key, uniform
 from jobs.generate.sampling import Knobs, draw, kept_tokens
+from jobs.latent.noise import request_key, uniform
 from latentctl.spec.sampling import SamplingSpec
 
 CPU = torch.device("cpu")
