@@ -1,9 +1,9 @@
-"""Teacher-forced log-probs, batched, with bounded logits."""
+"""Teacher-forced log-probs and entropies, batched, with bounded logits."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from transformers import DynamicCache
 _MAX_LOGITS = 2**26  # elements of one block of logits (256 MiB in fp32)
 
 Item = tuple[list[int], list[int]]
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""(logits (B, T, V), the tokens that came (B, T)) -> (B, T)."""
 
 
 def score(
@@ -23,6 +25,20 @@ def score(
 
     Raises ValueError for an item with an empty prompt: its first token has no distribution.
     """
+    return _measured(model, items, _log_prob, max_batch, max_batch_tokens)
+
+
+def entropies(
+    model: Any, items: Iterable[Item], *, max_batch: int, max_batch_tokens: int
+) -> Iterator[list[float]]:
+    """Entropy in nats, at temperature 1 and before filters, of the distribution from which each
+    continuation token came; else as `score`."""
+    return _measured(model, items, _entropy, max_batch, max_batch_tokens)
+
+
+def _measured(
+    model: Any, items: Iterable[Item], measure: Measure, max_batch: int, max_batch_tokens: int
+) -> Iterator[list[float]]:
     batch: list[Item] = []
     longest = 0
     for number, (prompt, continuation) in enumerate(items):
@@ -30,15 +46,15 @@ def score(
             raise ValueError(f"item {number} has an empty prompt: its first token cannot be scored")
         longest = max(longest, len(prompt) + len(continuation))
         if batch and (len(batch) >= max_batch or (len(batch) + 1) * longest > max_batch_tokens):
-            yield from _score_batch(model, batch)
+            yield from _measure_batch(model, batch, measure)
             batch, longest = [], len(prompt) + len(continuation)
         batch.append((prompt, continuation))
     if batch:
-        yield from _score_batch(model, batch)
+        yield from _measure_batch(model, batch, measure)
 
 
 @torch.inference_mode()
-def _score_batch(model: Any, batch: list[Item]) -> list[list[float]]:
+def _measure_batch(model: Any, batch: list[Item], measure: Measure) -> list[list[float]]:
     """Left-pad, then feed the columns in blocks through a cache, so that logits never exceed
     `_MAX_LOGITS`."""
     width = max(len(p) + len(c) for p, c in batch)
@@ -52,7 +68,7 @@ def _score_batch(model: Any, batch: list[Item]) -> list[list[float]]:
         width - 1 - max(len(c) for _, c in batch)
     )  # the last columns before any that predicts a continuation
     cuts = sorted({0, head, *range(head, width - 1, block), width - 1})
-    logps = torch.zeros(len(batch), width, device=model.device)
+    found = torch.zeros(len(batch), width, device=model.device)
     cache = DynamicCache(config=model.config)
     for start, end in itertools.pairwise(cuts):
         wanted = end > head
@@ -65,12 +81,17 @@ def _score_batch(model: Any, batch: list[Item]) -> list[list[float]]:
             logits_to_keep=0 if wanted else 1,
         )
         if wanted:
-            logps[:, start + 1 : end + 1] = _gather(out.logits, ids[:, start + 1 : end + 1])
-    rows = logps.tolist()
+            found[:, start + 1 : end + 1] = measure(out.logits, ids[:, start + 1 : end + 1])
+    rows = found.tolist()
     return [row[width - len(c) :] for row, (_, c) in zip(rows, batch, strict=True)]
 
 
-def _gather(logits: Tensor, targets: Tensor) -> Tensor:
+def _log_prob(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-probs (B, T) of `targets` (B, T) under `logits` (B, T, V)."""
     logits = logits.float()
     return logits.gather(-1, targets[..., None]).squeeze(-1) - logits.logsumexp(-1)
+
+
+def _entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Entropy (B, T) in nats of softmax(`logits`)."""
+    return torch.special.entr(logits.float().softmax(-1)).sum(-1)
