@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from latentctl.errors import Problem
 from latentctl.spec import catalog
@@ -39,9 +39,16 @@ def default_source(drafts: Sequence[Draft], index: int) -> str:
     return next(before, "model")
 
 
+def _chains(drafts: Sequence[Draft]) -> dict[str, str]:
+    """The name under which a chain is written -> its last stage that makes a checkpoint."""
+    able = (d for d in drafts if METHODS[d.method].output == "checkpoint")
+    return {d.written: d.name for d in able if d.name != d.written}
+
+
 def link(drafts: Sequence[Draft]) -> tuple[list[str], list[Found]]:
-    """The resolved `from` of every stage, and what is wrong with those that are said."""
-    names = [d.name for d in drafts]
+    """The resolved `from` of every stage, and what is wrong with those that are said. The name of a chain
+    means its last stage."""
+    names, chains = [d.name for d in drafts], _chains(drafts)
     resolved: list[str] = []
     problems: list[Found] = []
     for i, draft in enumerate(drafts):
@@ -51,15 +58,19 @@ def link(drafts: Sequence[Draft]) -> tuple[list[str], list[Found]]:
         elif not isinstance(said.value, str) or not said.value:
             resolved.append("model")  # its type is judged with the stage's other keys
         else:
-            one = _Link(drafts, draft, said, parse_source(said.value, names))
-            text, found = _judge(one)
+            text = str(said.value)
+            source = parse_source(text, [*names, *chains])
+            last = chains.get(source.stage or "") if source.kind == "stage" else None
+            if source.stage and last and source.stage not in names:
+                text = last + text[len(source.stage) :]
+                source = replace(source, stage=last)
+            text, found = _judge(_Link(drafts, draft, said, source), text)
             resolved.append(text)
             problems += found
     return resolved, problems
 
 
-def _judge(one: _Link) -> tuple[str, list[Found]]:
-    said = str(one.node.value)
+def _judge(one: _Link, said: str) -> tuple[str, list[Found]]:
     if one.source.kind == "stage":
         return said, _stage(one)
     if one.source.kind == "run":
@@ -78,7 +89,7 @@ def _stage(one: _Link) -> list[Found]:
     place = [d.name for d in one.drafts].index(str(one.source.stage))
     target = one.drafts[place]
     settings = METHODS[target.method]
-    if target.name == one.at.name:
+    if target.written == one.at.written:
         return [one.problem("a stage cannot start from itself", "name an earlier stage, or model")]
     if place > one.at.index:
         message = f"the stage {target.name} comes later"
@@ -88,7 +99,7 @@ def _stage(one: _Link) -> list[Found]:
         return [one.problem(message, "a stage starts from an earlier one: change the order, or name another")]
     if settings.output != "checkpoint":
         able = [d.name for d in one.drafts[: one.at.index] if METHODS[d.method].output == "checkpoint"]
-        hint = f"stages before it that do: {', '.join(able)}" if able else "write from: model"
+        hint = f"stages before it that do: {catalog.listed(able)}" if able else "write from: model"
         return [one.problem(f"the stage {target.name} ({target.method}) makes no checkpoint", hint)]
     return _which(one, target) if settings.trains else []
 
@@ -120,7 +131,7 @@ def _which(one: _Link, target: Draft) -> list[Found]:
     if which == "best":
         keep = train.get("keep") if train else None
         if keep is None or keep.get("best") is None:
-            hint = f"set train.keep.best in {target.name}, e.g. keep: {{best: loss}}"
+            hint = f"set train.keep.best in {target.written}, e.g. keep: {{best: loss}}"
             return [one.problem(f"the stage {target.name} keeps no best checkpoint", hint)]
         return []
     if not which.isdigit():
@@ -134,7 +145,7 @@ def _step(one: _Link, target: Draft, step: int, train: Node | None) -> list[Foun
         return [one.problem(f"the stage {target.name} ends after step {steps}")]
     if step == steps or (isinstance(every, int) and every > 0 and step > 0 and step % every == 0):
         return []
-    hint = f"set train.save_every in {target.name} to a divisor of {step}"
+    hint = f"set train.save_every in {target.written} to a divisor of {step}"
     return [one.problem(f"the stage {target.name} saves no checkpoint at step {step}", hint)]
 
 
@@ -144,6 +155,8 @@ def _directory(one: _Link, said: str) -> tuple[str, list[Found]]:
         return str(path), []
     if looks_local(said) or (reason is not None and reason != ABSENT):
         return said, [one.problem(reason or "this is a file, not a directory")]
+    if any(d.broken and said.startswith(f"{d.written}.") for d in one.drafts):
+        return said, []  # what is wrong with the chain is told already
     names = [d.name for d in one.drafts[: one.at.index]]
     near = catalog.nearest(said.partition("@")[0], [*names, "model"])
     if near:
@@ -151,5 +164,5 @@ def _directory(one: _Link, said: str) -> tuple[str, list[Found]]:
     elif "/" in said:
         hint = f"for a model of the Hub, write model: {said} and from: model"
     else:
-        hint = f"earlier stages: {', '.join(names) or 'none'}; or model, run:ID/STAGE, a directory"
+        hint = f"earlier stages: {catalog.listed(names) or 'none'}; or model, run:ID/STAGE, a directory"
     return said, [one.problem("there is no such stage, and no such directory", hint)]

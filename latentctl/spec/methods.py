@@ -145,7 +145,44 @@ class CoconutSettings(MethodSettings):
             raise ValueError("sweeps belongs to schedule: jacobi: give both or neither")
         if (self.count == "difficulty") != (self.difficulty is not None):
             raise ValueError("difficulty belongs to count: difficulty: give both or neither")
+        for key in ("stage", "first_stage"):
+            number = getattr(self, key) or 0
+            if number > self.max_stage + 1:
+                raise ValueError(
+                    f"{key} ({number}) is beyond the last stage, max_stage + 1 ({self.max_stage + 1})"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _means_something(self) -> CoconutSettings:
+        staged = self.variant in ("coconut", "no_thoughts")
+        if self.dynamic and self.variant != "coconut":
+            raise ValueError(f"dynamic belongs to variant: coconut; {self.variant} takes no latent steps")
+        if self.count == "difficulty" and self.variant != "coconut":
+            raise ValueError(f"count: difficulty belongs to variant: coconut, not to {self.variant}")
+        if self.pad_latent_to_max and self.count != "scheduled":
+            raise ValueError("pad_latent_to_max belongs to count: scheduled")
+        if self.overflow != "keep" and self.count != "per_example":
+            raise ValueError("overflow belongs to count: per_example")
+        for key in ("uniform_prob", "data_mixing_ratio"):
+            if getattr(self, key) and (not staged or self.count == "difficulty"):
+                raise ValueError(f"{key} belongs to a curriculum of stages")
+        return self
+
+    @property
+    def chained(self) -> bool:
+        """Whether there is a curriculum to go through: it becomes a chain of stages."""
+        staged = self.variant in ("coconut", "no_thoughts") and self.count != "difficulty"
+        return staged and self.curriculum and self.stage is None
+
+    def stages(self) -> list[int | None]:
+        """The curriculum stages to train, in order. None: there are none to speak of (`cot`, `no_cot`)."""
+        if self.variant in ("cot", "no_cot"):
+            return [None]
+        if self.stage is not None:
+            return [self.stage]
+        last = self.max_stage + 1
+        return [*range(self.first_stage, last + 1)] if self.chained else [last]
 
 
 class EvalSettings(MethodSettings):

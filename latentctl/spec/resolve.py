@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from latentctl.spec import links, local_paths, methods, stages
+from latentctl.spec import chain, links, local_paths, methods, stages
 from latentctl.spec.contradictions import dataset_names, idle_options, merge_missing, training
 from latentctl.spec.experiment import Experiment
 from latentctl.spec.explain import Found
@@ -49,8 +49,12 @@ def resolve(
     its stages, or with `options` that reach none of them."""
     if not stages.written(root):
         raise Invalid([])  # `stages` itself is wrong, which was said before
-    drafts, found = stages.drafts(root)
-    complete = len(drafts) == len(stages.written(root))
+    written, found = stages.drafts(root)
+    complete = len(written) == len(stages.written(root))
+    drafts, new = chain.expand(root, written)
+    found += new
+    if complete:
+        found += stages.unused_defaults(root, {d.method for d in drafts})
     sources, new = links.link(drafts) if complete else (["model"] * len(drafts), [])
     found += new
     built: list[StageBase] = []
@@ -62,8 +66,9 @@ def resolve(
             found += dataset_names(stage, draft)
         trees.append(tree)
         built += [stage] if stage else []
-    found = merge_missing(found, root, len(drafts))
-    found = found or idle_options(options, root, trees)
+    found = merge_missing(found, root, len(written))
+    blocks = [block for d in written if (block := d.node.get(d.method))]  # of a chain, before it became one
+    found = found or idle_options(options, root, [*trees, *blocks])
     if found:
         raise Invalid(found)
     said = {k: getattr(top, k) for k in ("schema_version", "name", "jobs", "plugins", "wandb")}

@@ -18,7 +18,8 @@ from latentctl.spec.train import TrainSpec
 if TYPE_CHECKING:
     from latentctl.spec.methods import MethodSettings
 
-STAGE_NAME = r"^[a-z0-9][a-z0-9._-]{0,39}$"
+MAX_STAGE_NAME = 40
+STAGE_NAME = rf"^[a-z0-9][a-z0-9._-]{{0,{MAX_STAGE_NAME - 1}}}$"
 
 
 class StageBase(Spec):

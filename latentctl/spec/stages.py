@@ -4,17 +4,15 @@ uses."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from latentctl.errors import Problem
 from latentctl.spec import catalog, methods
 from latentctl.spec.explain import Found, shown
 from latentctl.spec.recipe import EXPERIMENT_KEYS, STAGES
-from latentctl.spec.short_forms import long_form
+from latentctl.spec.short_forms import long_form, other_kind
 from latentctl.spec.yaml_marks import Mark, Node
-
-TRAIN_KEYS = ("train", "validation")
-"""Blocks that only a method which trains reads."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,10 @@ class Draft:
     method: str
     node: Node
     own: Node
+    written: str
+    """Its name in the recipe. A curriculum becomes several stages with names of their own."""
+    broken: bool = False
+    """It should have become a chain, but its settings are wrong."""
 
 
 def strip_nulls(node: Node) -> Node:
@@ -36,11 +38,11 @@ def strip_nulls(node: Node) -> Node:
 
 
 def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
-    """`over` on top of `base`: maps deep, everything else replaces, null removes."""
+    """`over` on top of `base`: maps deep (of one kind), everything else replaces, null removes."""
     if not over.is_map:
         return over
     base = long_form(base, path)
-    if not base.is_map:
+    if not base.is_map or other_kind(base, over, path):
         return strip_nulls(over)
     items = dict(base.value)
     for key, child in over.value.items():
@@ -125,7 +127,7 @@ def defaults(root: Node) -> Node:
 
 
 def drafts(root: Node) -> tuple[list[Draft], list[Found]]:
-    """Every stage with what it inherits, and the problems of methods and of blocks that would do nothing."""
+    """Every stage with what it inherits, and the problems of methods and of blocks that it does not read."""
     problems: list[Found] = []
     top = defaults(root)
     several = root.get(STAGES) is not None
@@ -143,11 +145,8 @@ def drafts(root: Node) -> tuple[list[Draft], list[Found]]:
             settings = methods.METHODS[method.value]
             problems += _useless(own, settings) if several else []
             drop = [m for m in methods.METHODS if m != settings.method]
-            drop += [] if settings.trains else TRAIN_KEYS
-            drop += [] if settings.generates else ["sampling"]
-            result.append(Draft(i, name, settings.method, whole.without(*drop), own))
-    if len(result) == len(written(root)):
-        problems += _unused_defaults(top, [d.method for d in result])
+            drop += [key for key, reads in _readers(settings).items() if not reads]
+            result.append(Draft(i, name, settings.method, whole.without(*drop), own, name))
     problems += _same_names(names(root), written(root))
     return result, problems
 
@@ -165,29 +164,35 @@ def _unknown_method(method: Node) -> Found:
     return method.mark, Problem(message, str(method.mark), ".".join(method.path), hint)
 
 
+def _readers(settings: type[methods.MethodSettings]) -> dict[str, bool]:
+    """The blocks that not every method reads, and whether this one does."""
+    return {
+        "train": settings.trains,
+        "validation": settings.trains,
+        "sampling": settings.generates,
+        "latent": settings.latent,
+    }
+
+
 def _useless(own: Node, settings: type[methods.MethodSettings]) -> list[Found]:
     """Blocks written inside a stage whose method never reads them."""
     found: list[Found] = []
     for key, child in own.value.items():
         if child.value is None or key == settings.method:
             continue
-        trains = key in TRAIN_KEYS and not settings.trains
-        if key in methods.METHODS or trains or (key == "sampling" and not settings.generates):
+        if key in methods.METHODS or not _readers(settings).get(key, True):
             message = f"does nothing in a stage of the method {settings.method}"
             found.append((child.key, Problem(message, str(child.key), ".".join(child.path))))
     return found
 
 
-def _unused_defaults(top: Node, used: list[str]) -> list[Found]:
-    """Blocks at the top that no stage reads."""
+def unused_defaults(root: Node, used: Collection[str]) -> list[Found]:
+    """Blocks at the top that no stage reads, of those methods."""
+    top = defaults(root)
     found: list[Found] = []
-    settings = [methods.METHODS[m] for m in used]
-    readers = {
-        **{k: any(s.trains for s in settings) for k in TRAIN_KEYS},
-        "sampling": any(s.generates for s in settings),
-    }
+    readers = [_readers(methods.METHODS[m]) for m in used]
     for key, child in top.value.items():
-        if (key in methods.METHODS and key not in used) or not readers.get(key, True):
+        if (key in methods.METHODS and key not in used) or not any(r.get(key, True) for r in readers):
             whose = f"of the method {key}" if key in methods.METHODS else "that reads it"
             message = f"does nothing: there is no stage {whose}"
             found.append((child.key, Problem(message, str(child.key), ".".join(child.path))))

@@ -8,7 +8,7 @@ from spec_recipes import HEAD, Recipes
 UNKNOWN_KEYS = [
     ("method: sft\nmethd: eval\n", "r.yaml:4:1: methd: unknown key\nhint: did you mean method?"),
     ("method: sft\nlr: 1e-4\n", "r.yaml:4:1: lr: unknown key\nhint: lr belongs under train"),
-    ("method: sft\ntop_p: 1\n", "hint: top_p belongs under sampling"),
+    ("method: sft\ntop_p: 1\n", "hint: top_p belongs under latent.input or sampling"),
     ("method: sft\ntarget: cot\n", "hint: target belongs under sft"),
     ("method: sft\ntrain: {lrr: 1}\n", "r.yaml:4:9: train.lrr: unknown key\nhint: did you mean lr?"),
     ("method: sft\ntrain: {learning_rate: 1}\n", "hint: the key here is train.lr"),
@@ -56,8 +56,11 @@ UNKNOWN_KEYS = [
         "method: sft\nsweep: {train.lr: [1]}\n",
         "sweep.train.lr: unknown key\nhint: write it as train: {lr: ...}",
     ),
-    ("method: sft\nlatent: {}\n", "latent: unknown key\nhint: known here: dataset,"),
-    ("method: sft\nzzzz: x\n", "zzzz: unknown key\nhint: known here: dataset, eval, from, jobs,"),
+    ("method: sft\nlatnet: {}\n", "latnet: unknown key\nhint: did you mean latent?"),
+    (
+        "method: sft\nzzzz: x\n",
+        "zzzz: unknown key\nhint: known here: calibrate, coconut, dataset, eval, from,",
+    ),
 ]
 
 
@@ -207,7 +210,8 @@ TOGETHER = [
     ),
     (
         "method: stf\n",
-        "r.yaml:3:9: method: 'stf' is not a known method\nhint: did you mean sft? methods: eval, sft",
+        "r.yaml:3:9: method: 'stf' is not a known method\nhint: did you mean sft? methods: calibrate, "
+        "coconut, eval, sft",
     ),
     ("stages: [sft, evall]\n", "'evall' is not a known method\nhint: did you mean eval?"),
     ("train: {lr: 1}\n", "method: missing"),
