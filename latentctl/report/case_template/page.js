@@ -1,0 +1,283 @@
+"use strict";
+// Draws the page from the JSON in it. Texts go in as text nodes only, never as markup.
+const data = JSON.parse(document.getElementById("data").textContent);
+const tip = document.getElementById("tip");
+const HEAD = 24, TAIL = 12, MORE = 100, BINS = 240;
+const many = data.cases.length > 1;
+const traced = data.cases.filter(c => c.steps);
+const rows = Math.max(0, ...traced.map(c => c.steps.length));
+const top_ = traced.flatMap(c => c.steps).reduce((m, s) => Math.max(m, s[0]), 1);
+// The root spreads the low entropies apart, where stop thresholds lie; it keeps the order.
+const heat = h => Math.sqrt(Math.min(1, Math.max(0, h / top_)));
+const count = n => n.toLocaleString("en-US");
+const short = x => String(Number(x.toPrecision(2)));
+const letter = i => "AB"[i];
+
+function el(tag, classes, ...children) {
+  const made = document.createElement(tag);
+  if (classes) made.className = classes;
+  made.append(...children.filter(c => c !== null && c !== undefined && c !== ""));
+  return made;
+}
+const hot = (made, h) => { made.classList.add("heat"); made.style.setProperty("--e", heat(h).toFixed(4)); return made; };
+const prose = text => { const made = el("div", "prose", text); made.dir = "auto"; return made; };
+const plural = (n, one) => `${count(n)} ${one}${n === 1 ? "" : "s"}`;
+
+function spread(from, to) { // smallest and largest entropy of these rows, over all runs
+  let low = Infinity, high = -Infinity;
+  for (const c of traced) for (let k = from; k < Math.min(to, c.steps.length); k++) {
+    low = Math.min(low, c.steps[k][0]); high = Math.max(high, c.steps[k][0]);
+  }
+  return low <= high ? `, entropy ${short(low)}–${short(high)}` : "";
+}
+
+/* the signs that stand for white space, a little paler */
+function token(text) {
+  return text.split(/([·↵⇥]+)/).filter(Boolean).map(part => /^[·↵⇥]/.test(part) ? el("span", "ws", part) : part);
+}
+
+/* head */
+function verdict(v) {
+  const words = { correct: "✓ correct", wrong: "✗ wrong", error: "! grader failed" }[v] || "not judged yet";
+  return el("span", `verdict ${v === "correct" || v === "wrong" ? v : "open"}`, words);
+}
+
+function card(c, i) {
+  const values = c.steps ? c.steps.map(s => s[0]) : [];
+  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  const number = (value, what) => el("div", "", el("b", "", value), el("span", "soft small", what));
+  return el("div", "card",
+    el("div", "who", many ? el("span", "letter", letter(i)) : null,
+      el("span", "", el("b", "", c.run), ` / ${c.stage}`), el("span", "soft small", c.sample), verdict(c.verdict)),
+    c.verdict ? prose(`${c.extracted === null ? "no answer found" : `read ${c.extracted}`}${c.reason ? `: ${c.reason}` : ""}`) : null,
+    el("div", "numbers",
+      number(count(c.latents), c.latents === 1 ? "latent step" : "latent steps"),
+      c.tokens === null ? null : number(count(c.tokens), c.tokens === 1 ? "token of text" : "tokens of text"),
+      values.length ? number(short(mean), "nats mean entropy") : null,
+      c.logp === null ? null : number(c.logp.toFixed(2), "log-prob a token")),
+    ...c.notes.map(n => el("div", "note", n)));
+}
+
+/* the chain */
+const lead = data.cases.map(c => { // text that stands before a latent span, by the span's first step
+  const found = new Map();
+  let before = "";
+  for (const part of c.chain) {
+    if (typeof part === "string") before = part;
+    else { if (before) found.set(part[0], before); before = ""; }
+  }
+  return found;
+});
+
+function cell(c, i, k) {
+  const step = c.steps && c.steps[k];
+  if (!step) return el("div", "cell");
+  const bar = el("div", "bar", ...step[3].map(([text, p]) => {
+    const made = hot(el("span", "", ...token(text)), step[0]);
+    made.style.width = `${100 * Math.min(1, p)}%`;
+    return made;
+  }));
+  const said = lead[i].get(k);
+  const made = el("div", "cell", said ? el("div", "said", `text: ${said.length > 160 ? `…${said.slice(-160)}` : said}`) : null,
+    el("span", "h", step[0].toFixed(2)), bar);
+  made.tabIndex = -1;
+  made.setAttribute("role", "gridcell");
+  made.setAttribute("aria-label", `${many ? `${c.run}, ` : ""}latent step ${k + 1}, entropy ${step[0].toFixed(2)}: ${
+    step[3].map(([t, p]) => `${t} ${p.toFixed(2)}`).join(", ")}`);
+  made.dataset.run = i;
+  made.dataset.step = k;
+  return made;
+}
+
+function row(k) {
+  const made = el("div", "row", el("div", "n", count(k + 1)), ...data.cases.map((c, i) => cell(c, i, k)));
+  made.setAttribute("role", "row");
+  made.id = `step-${k}`;
+  return made;
+}
+
+function range(from, to) {
+  const part = document.createDocumentFragment();
+  for (let k = from; k < to; k++) part.append(row(k));
+  return part;
+}
+
+function fold(from, to) {
+  if (from >= to) return "";
+  const made = el("div", "fold", el("span", "", `[${plural(to - from, "latent step")}${spread(from, to)}]`));
+  const button = (words, a, b) => {
+    const b_ = el("button", "", words);
+    b_.type = "button";
+    b_.onclick = () => { open(made, a, b); focusOn(data.cases.findIndex(c => c.steps && c.steps[a]), a); };
+    made.append(b_);
+  };
+  if (to - from > MORE) button(`show ${MORE} more`, from, from + MORE);
+  button(to - from > MORE ? "show all" : "show", from, to);
+  made.dataset.from = from;
+  made.dataset.to = to;
+  return made;
+}
+
+function open(made, a, b) {
+  const from = Number(made.dataset.from), to = Number(made.dataset.to);
+  made.replaceWith(...[fold(from, a), range(a, b), fold(b, to)].filter(Boolean));
+}
+
+function reveal(k) {
+  const made = [...document.querySelectorAll(".fold")].find(f => Number(f.dataset.from) <= k && k < Number(f.dataset.to));
+  if (made) open(made, Math.max(Number(made.dataset.from), k - 10), Math.min(Number(made.dataset.to), k + 11));
+}
+
+/* One bar per step, or per equal group of steps with the largest entropy in it; runs share the axis. */
+function strip(c, i) {
+  const bins = Math.min(BINS, rows);
+  const made = el("div", "strip");
+  for (let b = 0; b < bins; b++) {
+    const from = Math.floor(b * rows / bins), to = Math.max(from + 1, Math.floor((b + 1) * rows / bins));
+    const high = c.steps.slice(from, to).reduce((m, s) => Math.max(m, s[0]), -1);
+    const bar = el("i", high < 0 ? "none" : "");
+    if (high >= 0) {
+      hot(bar, high).style.height = `${Math.max(4, 100 * high / top_)}%`;
+      bar.title = `${to - from > 1 ? `steps ${count(from + 1)}–${count(to)}, largest entropy` : `step ${count(from + 1)}, entropy`} ${high.toFixed(2)}`;
+      bar.onclick = () => {
+        const at = c.steps.findIndex((s, k) => k >= from && s[0] === high);
+        reveal(at); focusOn(i, at);
+      };
+    }
+    made.append(bar);
+  }
+  made.setAttribute("role", "img");
+  made.setAttribute("aria-label", `entropy of ${plural(c.steps.length, "latent step")}${many ? ` of ${c.run}` : ""}`);
+  return el("div", "", many ? el("div", "label", `${letter(i)}  ${c.run} / ${c.stage}`) : null, made);
+}
+
+function ended(c) {
+  if (!c.latents) return "no latent steps: an explicit chain";
+  const how = c.latentEnd ? `ended by ${c.latentEnd}` : "";
+  return c.steps ? how : `[${plural(c.latents, "latent step")}] ${how}`;
+}
+
+function chain() {
+  const made = el("section", `${many ? "two" : ""} ${rows > 200 ? "long" : ""}`, el("h2", "", "Latent chain"));
+  made.id = "chain";
+  if (traced.length) {
+    const soft = traced.some(c => c.input === "soft");
+    made.append(
+      el("div", "legend", "entropy", el("span", "", "0"), el("span", "ramp"), el("span", "", `${short(top_)} nats`),
+        el("span", "said", `width = ${soft ? "weight of a mixed token" : "probability of a token"}; hover or focus a step for all of it`)),
+      el("div", "strips", ...data.cases.map((c, i) => c.steps ? strip(c, i) : null)));
+    const grid = el("div", "grid");
+    grid.setAttribute("role", "grid");
+    grid.setAttribute("aria-label", "latent steps");
+    if (many) grid.append(el("div", "row head", el("div", "n"), ...data.cases.map((c, i) => el("div", "", el("span", "letter", letter(i)), ` ${c.run} / ${c.stage}`))));
+    if (rows > HEAD + TAIL + 4) grid.append(range(0, HEAD), fold(HEAD, rows - TAIL), range(rows - TAIL, rows));
+    else grid.append(range(0, rows));
+    made.append(grid);
+  }
+  made.append(el("div", "row", el("div", "n"), ...data.cases.map(c => el("div", "end", ended(c)))));
+  return made;
+}
+
+/* the text */
+function text(c, i) {
+  const body = prose("");
+  const spans = c.chain.filter(p => typeof p !== "string").length;
+  for (const part of c.chain) {
+    if (typeof part === "string") { body.append(part); continue; }
+    const pill = el("button", "pill", plural(part[1] - part[0], "latent step"));
+    pill.type = "button";
+    pill.disabled = !c.steps;
+    pill.onclick = () => { reveal(part[0]); focusOn(i, part[0]); };
+    body.append(pill, spans === 1 && part[0] === 0 && c.chain[0] === part ? "\n" : "");
+  }
+  const facts = el("table", "", ...Object.entries(c.facts).map(([k, v]) => el("tr", "", el("td", "soft", k), el("td", "", v))));
+  const prompt = el("details", "", el("summary", "", "Prompt and setting"), facts, c.prompt ? prose(c.prompt) : null);
+  return el("div", "card", many ? el("div", "label", `${letter(i)}  ${c.run} / ${c.stage}`) : null, body,
+    c.textEnd ? el("div", "end", `text ended by ${c.textEnd}`) : null, prompt);
+}
+
+function changedList() {
+  if (!data.changed.length) return null;
+  const list = el("details", "", el("summary", "", `${plural(data.changed.length, "verdict")} differ${data.changed.length === 1 ? "s" : ""} between the two runs`),
+    el("table", "", ...data.changed.slice(0, 500).map(([id, a, b]) => el("tr", id.startsWith(`${data.id}#`) ? "shown" : "", el("td", "", id), el("td", "", `${a} → ${b}`)))));
+  return list;
+}
+
+/* the distribution of one step */
+function show(at) {
+  const c = data.cases[at.dataset.run], k = Number(at.dataset.step), step = c.steps[k];
+  const line = (shown, p, rest) => {
+    const bar = el("div", "p");
+    if (!rest) hot(bar, step[0]);
+    bar.style.width = `${Math.max(1, 100 * Math.min(1, p))}%`;
+    return el("div", rest ? "t rest" : "t", el("span", "", ...shown), el("div", "", bar), el("span", "", p.toFixed(3)));
+  };
+  const rest = 1 - step[3].reduce((sum, [, p]) => sum + p, 0);
+  tip.replaceChildren(
+    el("div", "", el("b", "", `step ${count(k + 1)}`), many ? ` of ${c.run}` : "", ` · entropy ${step[0].toFixed(3)} nats`),
+    ...step[3].map(([t, p]) => line(token(t), p, false)),
+    rest > 0.0015 ? line(["others"], rest, true) : "",
+    step[1] < 0.9995 ? el("div", "soft small", `these were mixed: ${(100 * step[1]).toFixed(1)} % of the mass`) : "",
+    step[2] ? el("div", "soft small", "noise was added to this step") : "");
+  tip.hidden = false;
+  at.setAttribute("aria-describedby", "tip");
+  const box = at.getBoundingClientRect(), size = tip.getBoundingClientRect();
+  const below = box.bottom + 6 + size.height <= innerHeight;
+  tip.style.top = `${below ? box.bottom + 6 : Math.max(8, box.top - size.height - 6)}px`;
+  tip.style.left = `${Math.max(8, Math.min(box.left + 60, innerWidth - size.width - 8))}px`;
+}
+function hide() {
+  tip.hidden = true;
+  document.querySelectorAll("[aria-describedby=tip]").forEach(at => at.removeAttribute("aria-describedby"));
+}
+const cellOf = event => event.target.closest ? event.target.closest(".cell[data-step]") : null;
+
+function focusOn(i, k) {
+  const at = document.querySelector(`#step-${k} [data-run="${i}"]`);
+  if (!at) return false;
+  document.querySelectorAll(".cell[tabindex='0']").forEach(c => { c.tabIndex = -1; });
+  at.tabIndex = 0;
+  at.scrollIntoView({ block: "nearest" });
+  at.focus({ preventScroll: true });
+  return true;
+}
+
+function onKey(event) {
+  if (event.key === "Escape") return hide();
+  const at = cellOf(event);
+  if (!at) return;
+  const i = Number(at.dataset.run), k = Number(at.dataset.step), last = data.cases[i].steps.length - 1;
+  const moves = {
+    ArrowDown: [i, k + 1], ArrowUp: [i, k - 1], Home: [i, 0], End: [i, last],
+    ArrowRight: [i + 1, k], ArrowLeft: [i - 1, k],
+  };
+  const to = moves[event.key];
+  if (!to || to[1] < 0 || !data.cases[to[0]] || !data.cases[to[0]].steps || to[1] >= data.cases[to[0]].steps.length) return;
+  event.preventDefault();
+  reveal(to[1]);
+  focusOn(...to);
+}
+
+document.documentElement.style.setProperty("--runs", data.cases.length);
+document.getElementById("page").append(
+  el("p", "soft small", many ? data.place : `${data.cases[0].run} / ${data.cases[0].stage} · ${data.place}`),
+  el("h1", "", data.id),
+  el("p", "soft small", `chosen: ${data.words}`),
+  ...data.notes.map(n => el("div", "note", n)),
+  changedList() || "",
+  el("h2", "", "Problem"),
+  el("div", "card problem", el("div", "", el("div", "label", "question"), prose(data.question)),
+    el("div", "gold", el("div", "label", "gold"), prose(data.gold))),
+  el("h2", "", "Verdict"),
+  el("div", "pair", ...data.cases.map(card)),
+  chain(),
+  el("h2", "", "Text"),
+  el("div", "pair", ...data.cases.map(text)));
+
+const first = document.querySelector(".cell[data-step]");
+if (first) first.tabIndex = 0;
+document.addEventListener("mouseover", event => { const at = cellOf(event); if (at) show(at); else hide(); });
+document.addEventListener("focusin", event => { const at = cellOf(event); if (at) show(at); else hide(); });
+document.addEventListener("focusout", hide);
+document.addEventListener("scroll", () => { const at = document.activeElement; if (at && at.matches(".cell[data-step]")) show(at); else hide(); }, true);
+document.addEventListener("keydown", onKey);
