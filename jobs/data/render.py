@@ -35,13 +35,16 @@ def format_instruction(form: str, markers: Markers) -> str:
     return ""
 
 
-def reasoning(example: Example, steps: str = "auto") -> tuple[str, ...]:
-    """The reference steps, as they are (`auto`) or in one of the example's variants."""
+def reasoning(example: Example, steps: str = "auto", *, where: str = "sft.steps") -> tuple[str, ...]:
+    """The reference steps, as they are (`auto`) or in one of the example's variants.
+
+    Raises JobUserError at `where` for a variant that the example does not have.
+    """
     if steps == "auto":
         return example.steps
     if steps not in example.variants:
         there = ", ".join(example.variants) or "only its own: auto"
-        raise JobUserError(f"{example.id} has no {steps!r} steps", hint=f"it has {there}", where="sft.steps")
+        raise JobUserError(f"{example.id} has no {steps!r} steps", hint=f"it has {there}", where=where)
     return example.variants[steps]
 
 
@@ -108,10 +111,16 @@ class Renderer:
             )
         return lay_out(self.spec.form, self.spec.markers, reasoning(example, steps), example.answer)
 
-    def prompt(self, example: Example) -> tuple[str, list[int]]:
-        """Prompt text and ids, begin-of-sequence included where the tokenizer has one."""
+    def prompt(self, example: Example, *, opens: str = "") -> tuple[str, list[int]]:
+        """Prompt text and ids, begin-of-sequence included where the tokenizer has one.
+
+        `opens`: what will be put after it (a start marker); some chat templates write it themselves, and
+        then it is left out here.
+        """
         text = self.prompt_text(example)
-        return text, self.prefix_ids + self._ids(text)
+        if opens and text.rstrip().endswith(opens):
+            text = text.rstrip().removesuffix(opens)
+        return text, self.prefix_ids + self.ids(text)
 
     def row(self, example: Example, target: Target = "cot", steps: str = "auto") -> Rendered:
         """A training row; the target ends with the end-of-sequence token."""
@@ -119,7 +128,7 @@ class Renderer:
         text = self.target_text(example, target, steps)
         if self.tokenizer.eos_token_id is None:
             raise JobUserError("the tokenizer has no end-of-sequence token", hint="use another tokenizer")
-        return Rendered(example.id, prompt, text, prompt_ids, [*self._ids(text), self.tokenizer.eos_token_id])
+        return Rendered(example.id, prompt, text, prompt_ids, [*self.ids(text), self.tokenizer.eos_token_id])
 
     def texts(
         self, examples: Iterable[Example], target: Target = "cot", steps: str = "auto"
@@ -128,7 +137,8 @@ class Renderer:
         for example in examples:
             yield self.prompt_text(example) + self.target_text(example, target, steps)
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a piece of text, with nothing put before or after it."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

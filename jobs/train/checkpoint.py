@@ -15,6 +15,10 @@ from jobs.runtime.checkpoints import Checkpoint
 from jobs.runtime.errors import JobUserError
 from jobs.train.engine import Engine
 from jobs.train.state import TrainState
+from latentctl.record.atomic import try_read_json, write_json
+from latentctl.record.paths import COMMITTED, StagePaths
+
+_LAYOUT = "layout.json"
 
 
 class Checkpoints:
@@ -47,6 +51,26 @@ class Checkpoints:
         ctx.report.rewind(state.step)
         ctx.report.event("resumed", step=state.step)
         return state
+
+    def take_moments(self) -> str | None:
+        """Begin with the moments of the checkpoint that the weights come from. Returns why not, where none
+        fits; a collective."""
+        own = self._engine.layout
+        found, why = None, None
+        if self._ctx.world.main:
+            found = _checkpoint_of(self._ctx.source)
+            held = try_read_json(found / _LAYOUT) if found else None
+            differ = [k for k in own if held and held.get(k) != own[k]]
+            if held is None:
+                why = "the weights come from no training whose checkpoint is still there"
+            elif "weights" in differ:
+                why = "the model has other weights than the one it comes from, such as added markers"
+            elif differ:
+                why = ", ".join(f"{k} was {held[k]}, now it is {own[k]}" for k in differ)
+        found, why = distributed.broadcast((found, why))
+        if why is None:
+            self._engine.take_moments(found / "engine")
+        return why
 
     def commit(self, state: TrainState, *, last: int) -> None:
         """Write a checkpoint, then remove what the keep policy lets go."""
@@ -83,6 +107,7 @@ class Checkpoints:
         rng.save(folder, self._ctx.world.rank)
         if self._ctx.world.main:
             state.save(folder)
+            write_json(folder / _LAYOUT, self._engine.layout)
         distributed.barrier()  # nobody lists the files while rank 0 still writes
 
     def _check_world(self, found: Checkpoint, state: TrainState) -> None:
@@ -95,6 +120,18 @@ class Checkpoints:
                 f"from: {found.model}",
                 where=str(found.path),
             )
+
+
+def _checkpoint_of(source: Path | str | None) -> Path | None:
+    """The committed checkpoint that an exported model belongs to: the folder around it, or where it is
+    `model` or `best` of a stage, the one of its step."""
+    if not isinstance(source, Path):
+        return None
+    step = (read_latent(source) or {}).get("step")
+    places = [source.parent]
+    if isinstance(step, int):
+        places.append(StagePaths(source.parent).checkpoint(step))
+    return next((p for p in places if (p / COMMITTED).is_file()), None)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -58,6 +59,14 @@ class Engine:
         if train.zero_stage < 3:  # ZeRO-3 shares parameters out before any GPU holds all of them
             module.to(device)
         adamw = optimizer(module, train, device)
+        self._adamw = adamw
+        self.layout = {
+            "processes": split.world,
+            "zero_stage": train.zero_stage,
+            "precision": str(dtype).removeprefix("torch."),
+            "weights": _fingerprint(module),
+        }
+        """What must agree for another engine to take over this one's optimizer."""
         self._config = deepspeed_config(train, split, dtype)
         self._plain = self._config["zero_optimization"]["stage"] == 0
         self._engine: Any = deepspeed.initialize(
@@ -130,6 +139,23 @@ class Engine:
         if found is None:
             raise RuntimeError(f"DeepSpeed found no state in {folder}")
 
+    def forget(self) -> None:
+        """AdamW as if it had never stepped: moments and their count at zero."""
+        for held in self._adamw.state.values():
+            for value in held.values():
+                value.zero_()
+
+    def take_moments(self, folder: Path) -> None:
+        """AdamW's moments from what another engine of the same `layout` saved, and with them the weights,
+        which are those that this engine has (bf16: their fp32 masters). Learning rate, schedule and decay
+        stay this engine's. A collective."""
+        own = [{k: v for k, v in g.items() if k != "params"} for g in self._adamw.param_groups]
+        found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False)
+        if found is None:
+            raise RuntimeError(f"DeepSpeed found no state in {folder}")
+        for group, said in zip(self._adamw.param_groups, own, strict=True):
+            group.update(said)
+
     def close(self) -> None:
         """Free optimizer and hooks: the next stage of this process makes its own engine."""
         self._engine.destroy()
@@ -140,11 +166,23 @@ class Engine:
         limit = self._clip or float("inf")
         self._norm = nn.utils.clip_grad_norm_(self._engine.module.parameters(), limit)
 
-    def _here(self, batch: Batch) -> dict[str, torch.Tensor]:
-        return {k: v.to(self.device, non_blocking=True) for k, v in batch.tensors.items()}
+    def _here(self, batch: Batch) -> dict[str, Any]:
+        """Tensors on the device; numbers stay on the host, where nobody has to wait for them."""
+        here = {k: v for k, v in batch.tensors.items() if isinstance(v, int)}
+        return here | {
+            k: v.to(self.device, non_blocking=True)
+            for k, v in batch.tensors.items()
+            if isinstance(v, torch.Tensor)
+        }
 
     def _sum(self, values: torch.Tensor) -> torch.Tensor:
         held = values.to(self.device, torch.float64)
         if self.split.world > 1:
             dist.all_reduce(held)
         return held
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """Of names and shapes of all weights, and of which are trained."""
+    shapes = [(n, tuple(p.shape), p.requires_grad) for n, p in module.named_parameters()]
+    return hashlib.blake2b(repr(shapes).encode(), digest_size=8).hexdigest()

@@ -39,6 +39,11 @@ class Feed(Dataset[list[Batch]]):
         )
         return iter(loader)
 
+    def begins_epoch(self, step: int) -> bool:
+        """Whether the batch of `step` is the first one whose first row belongs to a new epoch."""
+        rows = self.order.rows
+        return step > 0 and self.order.places(step).start // rows > self.order.places(step - 1).start // rows
+
     def epoch(self, step: int) -> float:
         """How often the rows have been seen after `step` steps, on average."""
         places = self.order.places(step - 1)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,13 +31,17 @@ from latentctl.spec.train import TrainSpec
 DEBUG_STEPS = 2
 DEBUG_ROWS = 4
 
+Reset = Literal["never", "on_stage", "every_epoch"]
+"""When AdamW's moments are forgotten. `never`: they come from the checkpoint that the weights come from,
+where there is one."""
+
 
 class Trainer:
     """One stage's training, from wherever an earlier attempt left it, to the exported model.
 
-    `rows` and `validation` must be the same on every rank; each rank takes its share. `latent` goes into
-    `latent.json`. Needs the process group of `distributed.init(world, deepspeed=True)`. Takes `model` for
-    itself.
+    `rows` and `validation` must be the same on every rank; each rank takes its share. What `latent` gives
+    goes into `latent.json`: every rank asks it at each export, as learned settings may have to be gathered.
+    Needs the process group of `distributed.init(world, deepspeed=True)`. Takes `model` for itself.
     """
 
     def __init__(
@@ -49,9 +53,11 @@ class Trainer:
         objective: Objective,
         rows: Sequence[Any],
         validation: Sequence[Any] | None = None,
-        latent: dict[str, Any],
+        latent: Callable[[], dict[str, Any]],
+        reset: Reset = "on_stage",
     ) -> None:
         self.ctx, self.tokenizer, self.objective, self.latent = ctx, tokenizer, objective, latent
+        self.reset = reset
         self.rows, self.validation = rows, validation
         self.train = train = _debugged(ctx.stage.train, ctx.world.size) if ctx.debug else ctx.stage.train
         _check(train, objective, len(rows), validation)
@@ -87,6 +93,8 @@ class Trainer:
         for batches in self.feed.batches(state.step, self.total, workers=train.workers):
             if state.stopped:  # by an attempt that was killed before it could finish
                 break
+            if self.reset == "every_epoch" and self.feed.begins_epoch(state.step):
+                self.engine.forget()
             stepped = self.engine.step(batches)
             state.step += 1
             self._count(stepped)
@@ -109,6 +117,8 @@ class Trainer:
         rng.seed_all(self._seed("rank", self.ctx.world.rank))
         if restored := self.checkpoints.restore():
             self.state = restored
+        elif self.reset == "never" and (why := self.checkpoints.take_moments()):
+            self.ctx.report.note(f"AdamW's moments start anew: {why}")
         if best := self.state.best:  # killed between the checkpoint and its publishing
             self.checkpoints.publish(best.step, self.ctx.paths.best)
         self._since = time.monotonic()
@@ -180,7 +190,7 @@ class Trainer:
         self._since = now
 
     def _export(self, folder: Path, step: int) -> None:
-        export(self.model, self.tokenizer, folder, {**self.latent, "step": step})
+        export(self.model, self.tokenizer, folder, {**self.latent(), "step": step})
 
     def _seed(self, *what: int | str) -> int:
         return mix(self.ctx.experiment.seed, self.ctx.stage.name, *what)

@@ -23,7 +23,8 @@ class Item(NamedTuple):
 class Batch:
     """One micro-batch on the host."""
 
-    tensors: dict[str, torch.Tensor]
+    tensors: dict[str, Any]
+    """For `Objective.loss`: tensors, which go to the device, and plain ints, which do not."""
     weight: float
     """What the sum of the loss is divided by, added up over the global batch: supervised tokens, for a token
     mean."""
@@ -54,7 +55,7 @@ class Objective(Protocol):
         every rank."""
         ...
 
-    def loss(self, model: Any, tensors: dict[str, torch.Tensor], *, measure: bool) -> Outcome:
+    def loss(self, model: Any, tensors: dict[str, Any], *, measure: bool) -> Outcome:
         """Forward. May call `model` (the Hugging Face model) any number of times; it runs inside one forward
         of the engine. `measure` asks for the metrics."""
         ...
@@ -74,8 +75,6 @@ class Step(nn.Module):
             objective  # registered too if it is a module: learned parameters of a method train along
         )
 
-    def forward(
-        self, tensors: dict[str, torch.Tensor], measure: bool = False
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
+    def forward(self, tensors: dict[str, Any], measure: bool = False) -> tuple[torch.Tensor, dict[str, Any]]:
         outcome = self.objective.loss(self.model, tensors, measure=measure)
         return outcome.loss, {k: v.detach() for k, v in outcome.metrics.items()}

@@ -60,13 +60,13 @@ class TextObjective:
                 positions[b, at:end] = torch.arange(end - at)
                 blocks[b, at:end] = i
                 at = end
-        tensors = {"ids": ids, **_supervised(targets)}
+        tensors = {"ids": ids, **supervised(targets)}
         if self.pack_to:
             tensors |= {"positions": positions, "blocks": blocks}
         weight = float((targets != IGNORED).sum())
         return Batch(tensors, weight=weight, tokens=sum(lengths) if items else 0, rows=len(items))
 
-    def loss(self, model: Any, tensors: dict[str, torch.Tensor], *, measure: bool) -> Outcome:
+    def loss(self, model: Any, tensors: dict[str, Any], *, measure: bool) -> Outcome:
         """The head runs only on columns that some row supervises: with a large vocabulary it is most of the
         cost."""
         extra: dict[str, Any] = {}
@@ -83,7 +83,7 @@ class TextObjective:
         return Outcome(total, metrics)
 
 
-def _supervised(targets: torch.Tensor) -> dict[str, torch.Tensor]:
+def supervised(targets: torch.Tensor) -> dict[str, torch.Tensor]:
     """(B, L) next tokens -> the (C,) columns that hold any, and the (B, C) tokens there; one column at
     least."""
     columns = (targets != IGNORED).any(0).nonzero().squeeze(1)
