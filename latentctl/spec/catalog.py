@@ -52,6 +52,14 @@ def submodels(annotation: Any) -> list[type[Spec]]:
     return []
 
 
+def kinds(annotation: Any, key: str = "kind") -> list[str]:
+    """Where a block has several kinds: those which have `key`, as they are written; else empty."""
+    blocks = submodels(annotation)
+    if len(blocks) < 2 or not all("kind" in m.model_fields for m in blocks):
+        return []
+    return [str(m.model_fields["kind"].default) for m in blocks if key in keys(m)]
+
+
 def field_at(models: list[type[Spec]], path: tuple[str, ...]) -> FieldInfo | None:
     """The field that a path of keys leads to."""
     for model in models:
@@ -164,7 +172,15 @@ def expected(annotation: Any, metadata: typing.Iterable[Any] = ()) -> str:
         names = [str(a) for a in args]
         return f"one of {', '.join(names)}" if len(names) > 1 else names[0]
     if origin in (typing.Union, types.UnionType):
-        simple_first = sorted((a for a in args if a is not type(None)), key=lambda a: bool(submodels(a)))
+        args = tuple(a for a in args if a is not type(None))
+        if len(args) == 1:
+            return expected(args[0], metadata)
+        simple_first = sorted(args, key=lambda a: bool(submodels(a)))
+        if blocks := kinds(annotation):
+            simple = [expected(a, metadata) for a in simple_first if not submodels(a)]
+            names = ", ".join(blocks)
+            which = "such a kind" if f"one of {names}" in simple else f"a kind: one of {names}"
+            return " or ".join([*simple, f"a map with {which}"])
         return " or ".join(dict.fromkeys(expected(a, metadata) for a in simple_first))
     if origin is list or annotation is list:
         inner = [_plural(expected(a)) for a in args]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
 from latentctl.errors import Problem
-from latentctl.spec import catalog, methods, stages
+from latentctl.spec import stages
 from latentctl.spec.explain import Found
-from latentctl.spec.methods import CoconutSettings
+from latentctl.spec.methods import METHODS, TEXT_ONLY, CoconutSettings
 from latentctl.spec.recipe import STAGES
 from latentctl.spec.short_forms import long_form
-from latentctl.spec.stage import MAX_STAGE_NAME
+from latentctl.spec.stage import MAX_STAGE_NAME, STAGE_NAME
 from latentctl.spec.stages import Draft
 from latentctl.spec.yaml_marks import Mark, Node
 
@@ -56,7 +57,7 @@ def expand(root: Node, drafts: Sequence[Draft]) -> tuple[list[Draft], list[Found
 
 def _chain(root: Node, draft: Draft) -> tuple[list[Draft] | None, list[Found]]:
     settings = _settings(draft)
-    if settings is None:
+    if settings is None or not re.fullmatch(STAGE_NAME, draft.name):
         return None, []
     links, found = _links(draft, settings)
     found += _twice(draft, settings)
@@ -134,22 +135,15 @@ def _twice(draft: Draft, settings: CoconutSettings) -> list[Found]:
 
 def _unread(draft: Draft, drafts: Sequence[Draft]) -> list[Found]:
     """What a stage says of latent steps that nothing of it reads."""
-    said = draft.own.get("latent")
-    block = draft.node.get(draft.method)
+    said, block, latent = draft.own.get("latent"), draft.node.get(draft.method), draft.node.get("latent")
     variant = block.get("variant") if block else None
-    if (
-        said is not None
-        and said.value is not None
-        and variant
-        and variant.value in ("cot", "no_cot", "no_thoughts")
-    ):
+    if said is not None and said.value is not None and variant is not None and variant.value in TEXT_ONLY:
         words = f"does nothing in the variant {variant.value}: it takes no latent steps"
         return [(said.key, Problem(words, str(said.key), ".".join(said.path)))]
-    latent = draft.node.get("latent")
     noise = latent.get("noise") if latent else None
-    inherited = said is None or said.get("noise") is None
-    if noise is None or (inherited and any(methods.METHODS[d.method].generates for d in drafts)):
-        return []
+    own = said is not None and said.get("noise") is not None
+    if noise is None or not (own or all(not METHODS[d.method].generates for d in drafts)):
+        return []  # nothing is said, or an evaluation of the recipe reads it
     words = "does nothing in training"
     hint = "noise of the evaluations goes into coconut.eval_each: {latent: {noise: ...}}"
     return [(noise.key, Problem(words, str(noise.key), ".".join(noise.path), hint))]
@@ -164,7 +158,7 @@ def _put(node: Node, key: str, value: object, mark: Mark) -> Node:
 
 
 def _below(node: Node, key: str) -> Node:
-    """The map under `key`, empty where there is none."""
+    """What stands under `key`; an empty map where there is nothing."""
     return node.get(key) or Node({}, _UNSAID, _UNSAID, (*node.path, key))
 
 
@@ -173,22 +167,24 @@ def _training(draft: Draft, settings: CoconutSettings, link: _Link, *, first: bo
     node = draft.node if first else draft.node.without("from")
     at = link.said.mark if link.said else draft.own.mark
     block = _below(node, draft.method).without(*_LENGTHS, "eval_each")
-    if link.stage is not None:
-        block = _put(block, "stage", link.stage, at) if settings.stage is None else block
+    if link.stage is not None and settings.stage is None:
+        block = _put(block, "stage", link.stage, at)
     node = node.with_child(draft.method, block)
-    if link.said and link.key:
-        train = _below(node, "train").without(*_LENGTHS.values())
+    train = _below(node, "train")
+    if link.said and link.key and train.is_map:
+        train = replace(train.without(*_LENGTHS.values()), mark=at)
         node = node.with_child("train", _put(train, link.key, link.length, at))
     if link.name != draft.name:
         name = node.get("name")
         node = _put(node, "name", link.name, name.mark if name else _UNSAID)
     if settings.variant != "coconut":
         return node.without("latent")
-    latent = _below(node, "latent").without("noise")
+    latent = _below(node, "latent")
+    if not latent.is_map:
+        return node
     for key, unsaid in (("input", {"kind": "hidden"}), ("markers", "coconut")):
-        if latent.is_map and latent.get(key) is None:
-            latent = _put(latent, key, unsaid, _UNSAID)
-    return node.with_child("latent", latent)
+        latent = latent if latent.get(key) else _put(latent, key, unsaid, _UNSAID)
+    return node.with_child("latent", latent.without("noise"))
 
 
 def _evaluation(root: Node, draft: Draft, name: str) -> Node:
@@ -203,7 +199,7 @@ def _evaluation(root: Node, draft: Draft, name: str) -> Node:
         data = data.without("split") if data.is_map else data
     elif data.is_map and data.get("split") is None:
         data = _put(data, "split", "valid", _UNSAID)
-    foreign = set(methods.METHODS) - {"eval"}
+    foreign = set(METHODS) - {"eval"}
     node = whole.without("name", "from", "train", "validation", "latent", *foreign)
     node = _put(_put(node, "name", name, _UNSAID), "method", "eval", draft.own.mark)
     if whole.get("dataset") or problems:
@@ -222,10 +218,8 @@ def _taken(drafts: Sequence[Draft]) -> list[Found]:
     for draft in drafts:
         other = first.setdefault(draft.name, draft)
         if other.written != draft.written:
-            made = next(d for d in (draft, other) if d.name != d.written)
-            at = next(d for d in (draft, other) if d is not made).own
-            at = at.get("name") or at
+            made, plain = (draft, other) if draft.name != draft.written else (other, draft)
+            at = plain.own.get("name") or plain.own
             words = f"the name {draft.name!r} is one of the chain that {made.written} becomes"
-            hint = f"give another name; or name the chain: {catalog.listed([made.written])}"
-            found.append((at.mark, Problem(words, str(at.mark), ".".join(at.path), hint)))
+            found.append((at.mark, Problem(words, str(at.mark), ".".join(at.path), "give another name")))
     return found

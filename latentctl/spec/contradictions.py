@@ -19,7 +19,7 @@ from latentctl.spec.stages import Draft
 from latentctl.spec.yaml_marks import Node
 
 
-def _at(draft: Draft, path: tuple[str, ...], message: str, hint: str | None) -> Found:
+def at(draft: Draft, path: tuple[str, ...], message: str, hint: str | None) -> Found:
     """A finding at the deepest part of `path` that is written."""
     node = draft.node
     for key in path:
@@ -36,14 +36,14 @@ def training(stage: StageBase, draft: Draft) -> list[Found]:
     found: list[Found] = []
     if train.eval_every is not None and stage.validation is None:
         hint = "add e.g. validation: {name: gsm8k, split: test, limit: 100}"
-        found.append(_at(draft, ("train", "eval_every"), "does nothing without validation problems", hint))
+        found.append(at(draft, ("train", "eval_every"), "does nothing without validation problems", hint))
     if stage.validation is not None and train.eval_every is None:
         hint = "set train.eval_every to a number of steps"
-        found.append(_at(draft, ("validation",), "does nothing without train.eval_every", hint))
+        found.append(at(draft, ("validation",), "does nothing without train.eval_every", hint))
     uneven = train.uneven(stage.resources.world_size)
     if uneven:
         path = ("train", "micro_batch" if train.batch % stage.resources.world_size == 0 else "batch")
-        found.append(_at(draft, path, *uneven))
+        found.append(at(draft, path, *uneven))
     stop = train.early_stop.metric if train.early_stop else None
     for path, metric in ((("keep", "best"), train.keep.best), (("early_stop", "metric"), stop)):
         if metric is None or metric in settings.metrics:
@@ -51,7 +51,7 @@ def training(stage: StageBase, draft: Draft) -> list[Found]:
         near = catalog.nearest(metric, settings.metrics)
         allowed = catalog.listed(settings.metrics) or "none"
         message = f"{shown(metric)} is not a validation metric of {draft.method}: expected one of {allowed}"
-        found.append(_at(draft, ("train", *path), message, f"did you mean {near}?" if near else None))
+        found.append(at(draft, ("train", *path), message, f"did you mean {near}?" if near else None))
     return found
 
 

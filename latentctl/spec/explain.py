@@ -43,12 +43,17 @@ class _Located:
     """The keys on the way to `node`."""
     rest: tuple[Any, ...]
     """What of the location is not in the tree: an absent key, or the branch of a union."""
+    of_kind: str | None = None
+    """The `kind` of the block that `node` stands in, where its keys depend on it."""
 
 
 def _locate(error: Any, root: Node) -> _Located:
-    node, seen, loc = root, [], list(error["loc"])
+    node, seen, loc, of_kind = root, [], list(error["loc"]), None
     while loc:
         part, value = loc[0], node.value
+        if len(loc) > 1 and (said := node.get("kind")) is not None and said.value == part:
+            of_kind = str(loc.pop(0))
+            continue
         if isinstance(value, dict) and str(part) in value:
             node = value[str(part)]
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):
@@ -59,7 +64,7 @@ def _locate(error: Any, root: Node) -> _Located:
         else:
             break
         seen.append(str(loc.pop(0)))
-    return _Located(error, node, tuple(seen), tuple(loc))
+    return _Located(error, node, tuple(seen), tuple(loc), of_kind)
 
 
 def _union_tag(part: Any) -> bool:
@@ -77,14 +82,14 @@ def _choose(located: list[_Located]) -> list[_Located]:
         by_node.setdefault(id(item.node), []).append(item)
     chosen: list[_Located] = []
     for group in by_node.values():
-        telling = [
-            i
-            for i in group
-            if not _TYPE_ERRORS.fullmatch(i.error["type"]) and i.error["type"] != "literal_error"
-        ]
-        chosen += telling or group[:1]
+        chosen += [i for i in group if not _of_a_branch(i)] or group[:1]
     deeper = {i.keys[:n] for i in chosen for n in range(len(i.keys))}
-    return [i for i in chosen if not (_TYPE_ERRORS.fullmatch(i.error["type"]) and i.keys in deeper)]
+    return [i for i in chosen if not (_of_a_branch(i) and i.keys in deeper)]
+
+
+def _of_a_branch(item: _Located) -> bool:
+    """Whether this may only say that a value is not of one of the types that it might have."""
+    return item.error["type"] == "literal_error" or bool(_TYPE_ERRORS.fullmatch(item.error["type"]))
 
 
 def explain(
@@ -107,18 +112,43 @@ def _problem(item: _Located, models: list[type[Spec]]) -> Found:
     if kind == "missing":
         return node.mark, Problem("missing", str(node.mark), _key(node, str(item.rest[-1])))
     if kind == "extra_forbidden":
-        return node.key, Problem("unknown key", str(node.key), _key(node))
+        return node.key, _foreign(item, models)
+    if kind.startswith("union_tag_"):
+        return _kind(item)
     if kind == "value_error":
         return _contradiction(item)
     info = catalog.field_at(models, tuple(k for k in item.keys if not k.isdigit()))
     value = node.plain()
-    message, hint = _wrong(kind, item, value, info), _hint(kind, value, info)
+    in_list = bool(item.keys) and item.keys[-1].isdigit()
+    message, hint = _wrong(kind, item, value, info, in_list), _hint(kind, value, info, in_list)
     return node.mark, Problem(message, str(node.mark), _key(node), hint)
 
 
-def _wrong(kind: str, item: _Located, value: Any, info: Any) -> str:
+def _foreign(item: _Located, models: list[type[Spec]]) -> Problem:
+    """A key that nothing reads, or that a block of another kind would read."""
+    where, key, kind = str(item.node.key), _key(item.node), item.of_kind
+    block = catalog.field_at(models, item.keys[:-1]) if kind else None
+    others = catalog.kinds(block.annotation, item.keys[-1]) if block is not None else []
+    if not others:
+        return Problem("unknown key", where, key)
+    words = f"does nothing: the kind {kind} has no such setting"
+    return Problem(words, where, key, f"it belongs to the kind {' or '.join(others)}")
+
+
+def _kind(item: _Located) -> Found:
+    """A block of several kinds whose `kind` is absent, or not one of them."""
+    said = item.node.get("kind") if item.node.is_map else item.node
+    if said is None:
+        place = item.node.mark
+        return place, Problem("missing", str(place), _key(item.node, "kind"), "say which kind of block it is")
+    tags = re.findall(r"'([^']*)'", item.error["ctx"]["expected_tags"])
+    near = catalog.nearest(str(said.value), tags)
+    words = f"{shown(said.plain())}: expected one of {', '.join(tags)}"
+    return said.mark, Problem(words, str(said.mark), _key(said), f"did you mean {near}?" if near else None)
+
+
+def _wrong(kind: str, item: _Located, value: Any, info: Any, in_list: bool) -> str:
     context = item.error.get("ctx", {})
-    in_list = bool(item.keys) and item.keys[-1].isdigit()
     if kind == "string_pattern_mismatch":
         longest = re.search(r"\{0,(\d+)\}", context.get("pattern", ""))
         allowed = (
@@ -140,7 +170,7 @@ def _wrong(kind: str, item: _Located, value: Any, info: Any) -> str:
     return f"{shown(value)}: {item.error['msg'][:1].lower()}{item.error['msg'][1:]}"
 
 
-def _hint(kind: str, value: Any, info: Any) -> str | None:
+def _hint(kind: str, value: Any, info: Any, in_list: bool) -> str | None:
     words = catalog.expected(info.annotation, info.metadata) if info is not None else ""
     if (
         isinstance(value, str)
@@ -158,10 +188,10 @@ def _hint(kind: str, value: Any, info: Any) -> str | None:
         if re.fullmatch(r"[-+]?0\d+", value):
             return f"a leading zero makes it a text: write {int(number)}"
         return f"it is a text: write {value} without quotes"
-    if kind == "literal_error" and isinstance(value, str):
-        near = catalog.nearest(value, words.removeprefix("one of ").split(", "))
+    if isinstance(value, str) and (named := re.search(r"one of ([^()]*?)( or |$)", words)):
+        near = catalog.nearest(value, named[1].split(", "))
         return f"did you mean {near}?" if near else None
-    if "a list of" in words and not isinstance(value, list | dict):
+    if words.startswith("a list of") and not in_list and not isinstance(value, list | dict):
         return f"write [{value}]"
     return None
 
@@ -176,7 +206,8 @@ def _contradiction(item: _Located) -> Found:
         named = [child for key, child in node.value.items() if re.search(rf"\b{re.escape(key)}\b", words)]
         named.sort(key=lambda child: child.mark)
     if not named:
-        value = "" if node.is_map else f"{shown(node.plain())}: "
+        value = shown(node.plain())
+        value = "" if node.is_map or words.startswith(f"{value}:") else f"{value}: "
         return node.mark, Problem(value + words, str(node.mark), _key(node))
     *others, last = named
     away = [f"{o.path[-1]} stands at {o.key}" for o in others if o.key.line != last.key.line]

@@ -32,6 +32,14 @@ class SoftInput(Spec):
     """At most so many tokens are mixed, whatever the filters keep; the mass that this discards is traced.
     null: exact at any size, in the transformers engine alone."""
 
+    @model_validator(mode="after")
+    def _mixed(self) -> SoftInput:
+        if self.max_topk is not None and self.top_k > self.max_topk:
+            raise ValueError(
+                f"top_k ({self.top_k}) keeps more tokens than the {self.max_topk} of max_topk: raise max_topk"
+            )
+        return self
+
 
 class HiddenInput(Spec):
     """The last hidden state of the position before (Coconut, arXiv 2412.06769)."""
@@ -164,7 +172,8 @@ def _stop(value: Any) -> Any:
     return {"fixed": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-StopField = Annotated[StopSpec, BeforeValidator(_stop, json_schema_input_type=StopSpec | int)]
+Count = Annotated[int, Field(ge=0)]
+StopField = Annotated[StopSpec, BeforeValidator(_stop, json_schema_input_type=StopSpec | Count)]
 
 
 class GaussianNoise(Spec):

@@ -9,9 +9,10 @@ is imported.
 from __future__ import annotations
 
 from importlib import metadata
-from typing import Any, ClassVar, Literal
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from latentctl.errors import UserError
 from latentctl.spec.base import Spec
@@ -74,6 +75,10 @@ class DifficultySpec(Spec):
         if self.max < self.min:
             raise ValueError(f"max ({self.max}) is below min ({self.min})")
         return self
+
+
+TEXT_ONLY = ("no_thoughts", "cot", "no_cot")
+"""Variants of Coconut without latent steps."""
 
 
 class CoconutSettings(MethodSettings):
@@ -145,6 +150,13 @@ class CoconutSettings(MethodSettings):
             raise ValueError("sweeps belongs to schedule: jacobi: give both or neither")
         if (self.count == "difficulty") != (self.difficulty is not None):
             raise ValueError("difficulty belongs to count: difficulty: give both or neither")
+        if self.pad_latent_to_max and self.count != "scheduled":
+            raise ValueError(f"pad_latent_to_max belongs to count: scheduled, not {self.count}")
+        if self.overflow == "truncate" and self.count != "per_example":
+            raise ValueError(f"overflow belongs to count: per_example, not {self.count}")
+        for key, said in (("dynamic", self.dynamic), ("schedule", self.schedule == "jacobi")):
+            if said and self.variant in TEXT_ONLY:
+                raise ValueError(f"{key} does nothing in the variant {self.variant}: it has no latent steps")
         for key in ("stage", "first_stage"):
             number = getattr(self, key) or 0
             if number > self.max_stage + 1:
@@ -223,10 +235,10 @@ class CalibrateSettings(MethodSettings):
     generates = True
     latent = True
 
-    thresholds: list[float] = Field(
+    thresholds: list[Annotated[float, Field(gt=0)]] = Field(
         default=[0.01, 0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 1.0, 1.2, 1.5, 2.0], min_length=1
     )
-    """In nats: rows of the table."""
+    """In nats, rising: rows of the table."""
     target_ratio: float | None = Field(default=None, gt=0, lt=1)
     """Also find the threshold above which this share of latent steps lies."""
     engine: Literal["auto", "transformers"] = "auto"
@@ -235,6 +247,14 @@ class CalibrateSettings(MethodSettings):
     max_batch_tokens: int = Field(default=32768, ge=16)
     """Bound of (prompt + new tokens) × rows in one batch."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    @field_validator("thresholds")
+    @classmethod
+    def _rising(cls, values: list[float]) -> list[float]:
+        for before, value in pairwise(values):
+            if value <= before:
+                raise ValueError(f"{value:g} stands after {before:g}: thresholds rise, each stands once")
+        return values
 
 
 METHODS: dict[str, type[MethodSettings]] = {}

@@ -106,11 +106,19 @@ def _one_stage(root: Node, override: Override, rest: tuple[str, ...]) -> Node:
     return _insert(root, rest, at_path(override.value, rest), ())
 
 
+def _one_link(override: Override, name: str, rest: Sequence[str]) -> Problem:
+    message = f"one stage of the chain that {name} becomes cannot be set alone"
+    hint = f"all of them: stages.{'.'.join((name, *rest))}"
+    return Problem(message, override.value.mark.source, override.key, hint)
+
+
 def _stage(override: Override, names: Sequence[str]) -> tuple[int, tuple[str, ...]]:
     """Which stage a path `stages.<name or index>...` means, and the path within it. Names may hold dots."""
     rest = override.path[1:]
     for length in range(len(rest), 0, -1):
         if (name := ".".join(rest[:length])) in names:
+            if len(rest) > length and rest[length].isdigit():
+                raise OverrideProblem(_one_link(override, name, rest[length + 1 :]))
             return list(names).index(name), rest[length:]
     if rest[0].isdigit() and int(rest[0]) < len(names):
         return int(rest[0]), rest[1:]

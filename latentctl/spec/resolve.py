@@ -11,6 +11,7 @@ from latentctl.spec.contradictions import dataset_names, idle_options, merge_mis
 from latentctl.spec.experiment import Experiment
 from latentctl.spec.explain import Found
 from latentctl.spec.findings import Invalid
+from latentctl.spec.latent_rules import latent
 from latentctl.spec.overrides import Override
 from latentctl.spec.recipe import STAGES, RecipeTop
 from latentctl.spec.short_forms import SHORT_FORMS, long_form
@@ -82,7 +83,7 @@ def _stage(draft: Draft, source: str) -> tuple[StageBase | None, Node, list[Foun
     stage, new = validate(tree, methods.stage_model(draft.method))
     found += new
     if stage is not None:
-        found += training(stage, draft)
+        found += training(stage, draft) + latent(stage, draft)
     return stage, tree, found
 
 

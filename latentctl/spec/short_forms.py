@@ -39,7 +39,7 @@ def long_form(node: Node, path: tuple[str, ...]) -> Node:
 
 
 def other_kind(base: Node, over: Node, path: tuple[str, ...]) -> bool:
-    """Whether two maps at `path` are of different kinds: then the settings of one mean nothing to the other."""
+    """Whether two maps at `path` are of different kinds: the settings of one mean nothing to the other."""
     if path not in KINDS:
         return False
     kinds = [kind.plain() if (kind := node.get("kind")) else None for node in (base, over)]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from latentctl.errors import Problem
 from latentctl.spec import catalog
 from latentctl.spec.base import Spec
+from latentctl.spec.chain import EACH_KEYS
 from latentctl.spec.cluster import ClusterProfile
 from latentctl.spec.explain import Found
 from latentctl.spec.methods import METHODS, load_entry_points
@@ -70,6 +71,15 @@ def _level(
     return found
 
 
+def _each(level: Node, fields: dict[str, list[type[Spec]]], everywhere: Everywhere) -> list[Found]:
+    """What `coconut.eval_each` says of its evaluations: keys of a stage, within a method's block."""
+    block = level.get("coconut")
+    each = block.get("eval_each") if block else None
+    if each is None or not each.is_map:
+        return []
+    return _level(each.value, {k: fields[k] for k in EACH_KEYS}, everywhere)
+
+
 def _know_methods(root: Node) -> None:
     """Load the methods of installed packages if the recipe names one that is not known yet."""
     listed = root.get(STAGES)
@@ -89,10 +99,10 @@ def unknown_keys(root: Node) -> list[Found]:
     for name, settings in METHODS.items():
         for key, homes in catalog.places([settings], (name,)).items():
             everywhere.setdefault(key, []).extend(homes)
-    found = _level(root.value, stage | top, everywhere)
+    found = _level(root.value, stage | top, everywhere) + _each(root, stage, everywhere)
     stages = root.get(STAGES)
     for one in stages.value if stages is not None else []:
-        found += _level(one.value, stage, everywhere)
+        found += _level(one.value, stage, everywhere) + _each(one, stage, everywhere)
     return found
 
 

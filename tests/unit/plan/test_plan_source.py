@@ -14,6 +14,8 @@ from latentctl.spec.source import Source, parse_source
         ("sft", Source("stage", stage="sft")),
         ("sft@best", Source("stage", stage="sft", which="best")),
         ("sft@100", Source("stage", stage="sft", which="100")),
+        ("coconut.3@best", Source("stage", stage="coconut.3", which="best")),
+        ("run:a-12345678/coconut.3@best", Source("run", run="a-12345678", stage="coconut.3", which="best")),
         ("run:a-12345678", Source("run", run="a-12345678")),
         ("run:a-12345678/sft", Source("run", run="a-12345678", stage="sft")),
         ("run:a-12345678/sft@best", Source("run", run="a-12345678", stage="sft", which="best")),
@@ -23,4 +25,4 @@ from latentctl.spec.source import Source, parse_source
     ],
 )
 def test_every_form_is_read(text: str, meaning: Source) -> None:
-    assert parse_source(text, ["sft", "score"]) == meaning
+    assert parse_source(text, ["sft", "score", "coconut.3"]) == meaning

@@ -70,6 +70,16 @@ WORDS = st.sampled_from(
         "init",
         "tokenizer",
         "path",
+        "coconut",
+        "epochs",
+        "eval_each",
+        "6 3^4",
+        "latent",
+        "input",
+        "kind",
+        "soft",
+        "hidden",
+        "stop",
     ]
 )
 SCALARS = st.none() | st.booleans() | st.integers(-3, 10**6) | st.floats() | WORDS | st.text(max_size=8)

@@ -1,0 +1,68 @@
+"""What latent settings say against the rest of their stage."""
+
+from __future__ import annotations
+
+from latentctl.spec.contradictions import at
+from latentctl.spec.explain import Found
+from latentctl.spec.latent import ContextualInput, StopSpec
+from latentctl.spec.methods import CoconutSettings
+from latentctl.spec.stage import StageBase
+from latentctl.spec.stages import Draft
+
+
+def latent(stage: StageBase, draft: Draft) -> list[Found]:
+    """Settings that cannot stand together, or of which one would do nothing."""
+    settings = stage.settings
+    if isinstance(settings, CoconutSettings):
+        return _training(stage, settings, draft) if settings.variant == "coconut" else []
+    return _decoding(stage, draft) if settings.generates else []
+
+
+def _training(stage: StageBase, settings: CoconutSettings, draft: Draft) -> list[Found]:
+    found: list[Found] = []
+    said = stage.latent
+    kind = said.input.kind if said and said.input else "hidden"
+    if kind in ("soft", "none"):
+        hint = "variant: no_thoughts is the curriculum without latent steps" if kind == "none" else None
+        words = f"the input {kind} cannot be trained by coconut: expected one of hidden, contextual, pause"
+        found.append(at(draft, ("latent", "input"), words, hint))
+    if kind == "pause" and settings.schedule == "jacobi":
+        words = "does nothing to the input pause, whose steps run all at once anyway"
+        found.append(at(draft, ("coconut", "schedule"), words, "leave schedule and sweeps out"))
+    if settings.count == "difficulty" and not settings.dynamic and not (said and said.stop):
+        words = "an evaluation cannot know a problem's difficulty: say when its latent spans end"
+        hint = "add coconut.dynamic: true (the model decides), or latent.stop such as 6"
+        found.append(at(draft, ("coconut", "count"), words, hint))
+    if stage.train.gradient_checkpointing and kind != "pause":
+        words = "latent steps read the cache of earlier positions, which checkpointing switches off"
+        found.append(at(draft, ("train", "gradient_checkpointing"), words, "lower train.micro_batch instead"))
+    return found
+
+
+def _decoding(stage: StageBase, draft: Draft) -> list[Found]:
+    said = stage.latent
+    if said is None:
+        return []
+    found: list[Found] = []
+    if isinstance(said.input, ContextualInput) and said.input.weights == "learned":
+        words = "nothing is learned here"
+        hint = "leave latent.input out: the checkpoint carries its weights; or give them as a list"
+        found.append(at(draft, ("latent", "input", "weights"), words, hint))
+    key, longest = _longest(said.stop)
+    room = stage.sampling.max_new_tokens
+    if longest >= room:
+        words = f"up to {longest} latent steps leave no room for text: sampling.max_new_tokens ({room}) "
+        words += "counts both"
+        hint = f"set sampling.max_new_tokens above {longest}"
+        found.append(at(draft, ("latent", "stop", key), words, hint))
+    return found
+
+
+def _longest(stop: StopSpec | None) -> tuple[str, int]:
+    """The most latent steps that these rules allow in a span, and the key that says so."""
+    if stop is None:
+        return "max_len", 0
+    counts = {"max_len": stop.max_len, "fixed": stop.fixed}
+    bounds = {key: count for key, count in counts.items() if count is not None}
+    key = min(bounds, key=lambda k: bounds[k], default="max_len")
+    return key, bounds.get(key, 0)
