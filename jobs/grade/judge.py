@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.grade import metrics
@@ -29,12 +29,13 @@ def judge(rows: Sequence[Row], grader: str, *, timeout: float, plugins: Sequence
     return out
 
 
-def summary(rows: Sequence[Row]) -> dict[str, Any]:
+def summary(rows: Sequence[Row], latent: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Numbers of result.json that follow from the graded rows. Each problem counts once, whatever its
     samples.
 
     `accuracy` is the mean over problems of the share of correct samples, which is avg@k; `graded_errors`
-    counts samples whose grader failed: they count as not correct, and are told apart here.
+    counts samples whose grader failed: they count as not correct, and are told apart here. `latent` is the
+    evaluation's settled LatentSpec, as result.json holds it. `warnings`: what a low accuracy may come from.
     """
     problems: dict[str, list[Row]] = {}
     for row in rows:
@@ -57,6 +58,8 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
         "maj_at_k": _majority(problems) if k > 1 else None,
         "graded_errors": sum(r["verdict"] == "error" for r in rows),
         **_lengths(rows),
+        **_latents(rows),
+        "warnings": _warnings(rows, latent),
     }
 
 
@@ -74,3 +77,35 @@ def _lengths(rows: Sequence[Row]) -> dict[str, Any]:
         "truncated": sum(r["cause"] == "length" for r in rows) / max(1, len(rows)),
         "forced_ends": sum(bool(r["forced"]) for r in rows),
     }
+
+
+def _latents(rows: Sequence[Row]) -> dict[str, Any]:
+    """Absent for text alone. Means are over samples; `positions` are visible tokens and latent steps."""
+    thought = [row for row in rows if row.get("latents") is not None]
+    if not thought:
+        return {}
+    return {
+        "latents_mean": sum(r["latents"] for r in thought) / len(thought),
+        "latent_causes": dict(Counter(r["latent_cause"] for r in thought if r["latent_cause"])),
+        "positions_mean": sum(r["tokens"] + r["latents"] for r in thought) / len(thought),
+    }
+
+
+def _warnings(rows: Sequence[Row], latent: Mapping[str, Any] | None) -> list[str]:
+    """An accuracy near 0 is more often a mismatch between checkpoint and recipe than a bad model."""
+    found = []
+    if rows and not any(row["extracted"] for row in rows):
+        found.append(
+            f"0 of {len(rows)} answers could be read: do the prompt's form, the markers and the latent "
+            "settings fit this checkpoint?"
+        )
+    causes = Counter(row.get("latent_cause") for row in rows)
+    capped = causes["max_len"] + causes["budget"]
+    stop = (latent or {}).get("stop") or {}
+    counted = not (stop.get("end_marker") or stop.get("entropy"))
+    if capped and capped == len(rows) and (causes["budget"] or not counted):
+        found.append(
+            f"no latent span ended by itself: {causes['max_len']} reached max_len, {causes['budget']} "
+            "max_new_tokens; do the markers and stop rules fit this checkpoint?"
+        )
+    return found

@@ -50,10 +50,13 @@ def _line(row: Row) -> bytes:
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def read_parts(folder: Path) -> Iterator[Row]:
-    """Every whole row of every rank's file, each sample once; lines torn by a kill are left out."""
+def read_parts(folder: Path, kind: str = "rank") -> Iterator[Row]:
+    """Every whole row of every rank's file, each sample once; lines torn by a kill are left out.
+
+    `kind`: "rank" for rows of samples, "traces" for traces, which lie beside them.
+    """
     seen: set[tuple[str, int]] = set()
-    for path in sorted(folder.glob("rank-*.jsonl")) if folder.is_dir() else []:
+    for path in sorted(folder.glob(f"{kind}-*.jsonl")) if folder.is_dir() else []:
         for line in path.read_bytes().split(b"\n"):
             try:
                 row = json.loads(line)
@@ -81,6 +84,11 @@ def read(path: Path) -> list[Row]:
                 raise JobUserError("not a row of samples.jsonl", where=f"{path}:{number}") from error
             rows.append(row)
     return rows
+
+
+def trace_part(part: Path) -> Path:
+    """Where the traces of the samples in `part` (a rank's file) are appended."""
+    return part.with_name(part.name.replace("rank-", "traces-"))
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:

@@ -41,7 +41,7 @@ def _stage(asked: dict[str, Any]) -> dict[str, Any]:
     get(name, plugins)
     rows = samples.read(root / "samples.jsonl")
     graded = judge(rows, name, timeout=float(asked["timeout"]), plugins=plugins)
-    numbers = {**result, **summary(graded), "grader": name}
+    numbers = {**result, **summary(graded, result.get("latent")), "grader": name}
     if rows != graded or numbers != result:
         samples.write(root / "samples.jsonl", graded)
         write_json(root / "result.json", numbers)

@@ -3,6 +3,7 @@ stand in it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jobs.data.example import Example
@@ -39,7 +40,7 @@ def ancestors(experiment: Experiment, stage: StageBase, runs: RunPaths) -> tuple
         stage = parent
 
 
-def leakage(ctx: StageContext, examples: list[Example]) -> dict[str, Any]:
+def leakage(ctx: StageContext, examples: Sequence[Example]) -> dict[str, Any]:
     """{"count", "rule", "unseen": where weights began that we cannot look into, "sets": [per training set]}.
 
     A training set that cannot be read here is reported as unchecked; it never stops an evaluation.

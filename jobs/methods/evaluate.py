@@ -1,40 +1,31 @@
 """The method `eval`: generate answers to the problems of a dataset, grade them, count.
 
-Data parallel over the processes of the job: each takes every n-th problem and appends a row per sample to a
-file of its own. Processes meet through files alone: a slow one may take hours longer than the first, which
-no collective waits for. A killed evaluation goes on sample by sample, with any number of processes.
+Data parallel over the processes of the job (`sharing`). A killed evaluation goes on sample by sample: one is
+done when its row is on disk, and its trace was written before that.
 """
 
 from __future__ import annotations
 
-import hashlib
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from jobs.data.example import Example
 from jobs.data.load import Loaded, load
-from jobs.data.render import Renderer
-from jobs.generate.make import make_engine
-from jobs.generate.protocol import Engine, Request, Sample
-from jobs.generate.text import count_before
+from jobs.generate.protocol import Sample
 from jobs.grade import samples
 from jobs.grade.judge import judge, summary
 from jobs.grade.registry import get
+from jobs.methods.asking import Asking, Questions
 from jobs.methods.descent import leakage
 from jobs.methods.peers import Peers
-from jobs.methods.protocol import Preempted, StageContext
-from jobs.models import load_model, load_tokenizer, read_latent
-from jobs.runtime import distributed
-from jobs.runtime.errors import JobUserError
+from jobs.methods.protocol import StageContext
+from jobs.methods.rows import Rows
+from jobs.methods.sharing import NOTHING_LEFT, Share, check, in_turn, open_engine, open_model, speed
 from latentctl.record.attempt import ensure_current
 from latentctl.spec.methods import EvalSettings
-from latentctl.spec.prompt import PromptSpec
-from latentctl.spec.sampling import SamplingSpec
 
 DEBUG_ROWS = 4
-_TICK_S = 0.5
 
 
 class Evaluate:
@@ -43,8 +34,9 @@ class Evaluate:
     def __init__(self, ctx: StageContext) -> None:
         self.ctx = ctx
         self.settings = cast(EvalSettings, ctx.stage.settings)
-        self.prompt = _prompt(ctx)
+        self.asking = Asking(ctx)
         self.peers = Peers(ctx.paths.root / "samples", ctx.attempt, ctx.world)
+        self.part = ctx.paths.rank_samples(ctx.world.rank)
 
     def run(self) -> dict[str, Any]:
         """Generate this process's share; process 0 then grades all. Raises Preempted with all rows on
@@ -55,115 +47,53 @@ class Evaluate:
         examples = data.examples[:DEBUG_ROWS] if ctx.debug else data.examples
         grader = data.grader if self.settings.grader == "auto" else self.settings.grader
         get(grader, plugins)  # a wrong name is better known before hours of generation
-        try:
-            mine, digest = self._generate(data, examples)
-            self.peers.announce("done", mine)
-            self.peers.wait_for("done", self.stopped)
-            if not ctx.world.main:
-                self.peers.wait_for("graded", self.stopped, only=0)
-                return {}
-            numbers = self._grade(data, examples, grader)
-            self.peers.announce("graded", {})
-        except Preempted:
-            self.peers.announce("stopped", {})
-            raise
-        return {**numbers, "prompt_hash": digest}
+        questions = self.asking.put(data, examples)
+        return in_turn(
+            ctx,
+            self.peers,
+            lambda: self._generate(questions),
+            lambda: self._grade(data, questions, grader),
+        )
 
-    def stopped(self) -> bool:
-        """This process or one of its peers was told to stop."""
-        return self.ctx.stop.set or self.peers.any_said("stopped")
-
-    def _generate(self, data: Loaded, examples: list[Example]) -> tuple[dict[str, Any], str]:
-        """Append the missing samples of this process's problems; (its tokens and seconds, hash of all
-        prompts)."""
-        ctx = self.ctx
-        plain = Renderer(None, self.prompt, data.instruction)
-        tokenizer = load_tokenizer(ctx.stage, ctx.source, lambda: plain.texts(examples))
-        renderer = Renderer(tokenizer, self.prompt, data.instruction)
-        prompts = [renderer.prompt(e) for e in examples]
-        digest = hashlib.sha256(repr([ids for _, ids in prompts]).encode()).hexdigest()[:16]
-        asked, total = self._missing(examples)
-        progress = _Progress(self, len(examples), total, total - len(asked))
-        if not asked:
-            progress.report()
-            return {"tokens": 0, "samples": 0, "seconds": 0.0}, digest
-        sampling = _seeded(ctx.stage.sampling, ctx.experiment.seed)
-        markers = self.prompt.markers.start, self.prompt.markers.end
-        requests = [Request(id, k, prompts[i][1], sampling, markers) for (id, k), i in asked.items()]
-        engine = self._engine(tokenizer, progress.on_step)
-        _check(requests, engine.refuses)
-        out = samples.Appender(ctx.paths.rank_samples(ctx.world.rank))
-        tokens = 0
+    def _generate(self, questions: Questions) -> dict[str, Any]:
+        """Append the missing samples of this process's problems."""
+        share = Share(self.ctx, self.peers, questions.examples, self._done(questions))
+        if not share.asked:
+            share.report()
+            return NOTHING_LEFT
+        requests = [
+            questions.request(place, index, trace=self._trace(place))
+            for (_, index), place in share.asked.items()
+        ]
+        model = open_model(self.ctx, self.settings, questions.tokenizer)
+        engine = open_engine(self.settings, model, questions.tokenizer, share.on_step)
+        check(requests, engine)
+        out = _Out(Rows(questions, self.asking.prompt), self.part, self._trace)
         try:
-            progress.begin = time.monotonic()
-            for sample in engine.generate(requests):
-                i = asked[sample.id, sample.index]
-                out.add(self._row(sample, examples[i], prompts[i], tokenizer))
-                progress.finished += 1
-                tokens += len(sample.ids)
+            return share.generate(engine, requests, out.add)
         finally:
             out.close()
             engine.close()
-        if progress.finished < total:
-            why = ctx.stop.reason or "another process stopped"
-            raise Preempted(f"{progress.finished} of {total} samples are on disk: {why}")
-        progress.report()
-        return {"tokens": tokens, "samples": len(asked), "seconds": time.monotonic() - progress.begin}, digest
 
-    def _missing(self, examples: list[Example]) -> tuple[dict[tuple[str, int], int], int]:
-        """Samples of this process's problems that no file has: (id, index) -> place of the problem; and
-        how many samples its problems have in all. The split does not depend on what is done, so
-        processes need not agree."""
-        ctx = self.ctx
-        done = {samples.key(row) for row in samples.read_parts(ctx.paths.rank_samples(0).parent)}
-        mine = range(ctx.world.rank, len(examples), ctx.world.size)
-        every = {(examples[i].id, k): i for i in mine for k in range(ctx.stage.sampling.samples)}
-        return {key: i for key, i in every.items() if key not in done}, len(every)
+    def _trace(self, place: int) -> int | None:
+        """How many tokens are recorded of each latent step of the problem at `place`; None: no trace."""
+        settings = self.settings
+        if self.asking.latent is None or settings.trace == "off" or place >= settings.trace_problems:
+            return None
+        return 1 if settings.trace == "summary" else settings.trace_top
 
-    def _engine(self, tokenizer: Any, on_step: Callable[[int], bool]) -> Engine:
-        model = load_model(
-            self.ctx.stage,
-            self.ctx.source,
-            precision=self.settings.precision,
-            device=distributed.device(self.ctx.world),
-            vocab_size=len(tokenizer),
-        )
-        return make_engine(
-            self.settings.engine,
-            model,
-            tokenizer,
-            max_batch=self.settings.max_batch,
-            max_batch_tokens=self.settings.max_batch_tokens,
-            on_step=on_step,
-        )
+    def _done(self, questions: Questions) -> set[tuple[str, int]]:
+        """Samples whose row is on disk, and whose trace is where there is to be one."""
+        traced = {e.id for i, e in enumerate(questions.examples) if self._trace(i) is not None}
+        traces = {samples.key(row) for row in samples.read_parts(self.part.parent, "traces")}
+        rows = map(samples.key, samples.read_parts(self.part.parent))
+        return {key for key in rows if key[0] not in traced or key in traces}
 
-    def _row(
-        self, sample: Sample, example: Example, prompt: tuple[str, list[int]], tokenizer: Any
-    ) -> samples.Row:
-        markers = self.prompt.markers.start, self.prompt.markers.end
-        row = {
-            "id": sample.id,
-            "index": sample.index,
-            "question": example.question,
-            "prompt": prompt[0],
-            "prompt_tokens": len(prompt[1]),
-            "gold": example.answer,
-            "meta": example.meta,
-            "markers": list(("", "") if self.prompt.form == "coconut" else markers),
-            "text": sample.text,
-            "tokens": len(sample.ids),
-            "think_tokens": count_before(tokenizer, sample.ids, markers[1]),
-            "cause": sample.cause,
-            "forced": sample.forced,
-            "logp_sum": round(sum(sample.logps), 4),
-        }
-        return row | ({"error": sample.error} if sample.error else {})
-
-    def _grade(self, data: Loaded, examples: list[Example], grader: str) -> dict[str, Any]:
+    def _grade(self, data: Loaded, questions: Questions, grader: str) -> dict[str, Any]:
         """Merge all processes' rows, each sample once, in the order of the dataset; grade; count."""
         ctx = self.ctx
-        held = {samples.key(row): row for row in samples.read_parts(ctx.paths.rank_samples(0).parent)}
-        wanted = [(e.id, index) for e in examples for index in range(ctx.stage.sampling.samples)]
+        held = {samples.key(row): row for row in samples.read_parts(self.part.parent)}
+        wanted = [(e.id, index) for e in questions.examples for index in range(ctx.stage.sampling.samples)]
         missing = [key for key in wanted if key not in held]
         if missing:
             raise RuntimeError(f"{len(missing)} of {len(wanted)} samples are missing, such as {missing[0]}")
@@ -173,87 +103,48 @@ class Evaluate:
             timeout=self.settings.grade_timeout,
             plugins=ctx.experiment.plugins,
         )
+        facts = self.asking.facts()
+        numbers = summary(rows, facts["latent"])
         ensure_current(ctx.job, ctx.attempt)
+        traces = {samples.key(row): row for row in samples.read_parts(self.part.parent, "traces")}
+        if traces:
+            samples.write(ctx.paths.traces, [traces[key] for key in wanted if key in traces])
         samples.write(ctx.paths.samples, rows)
-        numbers = summary(rows)
-        ctx.report.log(len(examples), accuracy=numbers["accuracy"], truncated=numbers["truncated"])
+        for warning in numbers["warnings"]:
+            print(f"{ctx.stage.name}: warning: {warning}", file=sys.stderr, flush=True)
+        ctx.report.log(len(questions.examples), accuracy=numbers["accuracy"], truncated=numbers["truncated"])
         return {
             **numbers,
-            **self._speed(),
+            **speed(self.peers.read("done"), ctx.stage.sampling.samples),
+            **facts,
             "dataset": data.name,
             "split": data.split,
+            "data_hash": questions.data_hash,
+            "prompt_hash": questions.prompt_hash,
             "bad_rows": len(data.bad_rows),
             "grader": grader,
             "engine": "transformers",
             "source": None if ctx.source is None else str(ctx.source),
-            "leakage": leakage(ctx, examples),
-        }
-
-    def _speed(self) -> dict[str, Any]:
-        """Of this attempt's generation, loading aside: all tokens over the slowest process's seconds."""
-        said = self.peers.read("done")
-        seconds = max(s["seconds"] for s in said)
-        if seconds <= 0:
-            return {"problems_per_s": None, "tokens_per_s": None, "generation_seconds": 0.0}
-        k = self.ctx.stage.sampling.samples
-        return {
-            "problems_per_s": sum(s["samples"] for s in said) / k / seconds,
-            "tokens_per_s": sum(s["tokens"] for s in said) / seconds,
-            "generation_seconds": round(seconds, 3),
+            "leakage": leakage(ctx, questions.examples),
         }
 
 
-class _Progress:
-    """What the heartbeat says while an engine generates, and when the engine is to stop."""
+class _Out:
+    """This process's files: a sample's trace is written first, its row last."""
 
-    def __init__(self, method: Evaluate, problems: int, total: int, finished: int) -> None:
-        self.method, self.problems = method, problems
-        self.total, self.finished = total, finished
-        self.begin = self.ticked = time.monotonic()
-        self.tokens = 0
+    def __init__(self, rows: Rows, part: Path, trace: Callable[[int], int | None]) -> None:
+        self.rows, self.trace = rows, trace
+        self.samples = samples.Appender(part)
+        self.traces: samples.Appender | None = None
+        self._traces_at = samples.trace_part(part)
 
-    def on_step(self, tokens: int) -> bool:
-        """After each decoding step. True: stop."""
-        self.tokens = tokens
-        if time.monotonic() - self.ticked < _TICK_S:
-            return self.method.ctx.stop.set
-        self.ticked = time.monotonic()
-        self.report()
-        return self.method.stopped()
+    def add(self, sample: Sample, place: int) -> None:
+        if self.trace(place) is not None:
+            self.traces = self.traces or samples.Appender(self._traces_at)
+            self.traces.add(self.rows.trace(sample))
+        self.samples.add(self.rows.sample(sample, place))
 
-    def report(self) -> None:
-        """Process 0's share stands for all: the others are about as far."""
-        share = self.finished / self.total if self.total else 1.0
-        rate = round(self.tokens / max(1e-9, time.monotonic() - self.begin), 1)
-        step = int(share * self.problems)
-        self.method.ctx.report.progress(step, self.problems, unit="problem", tokens_per_s=rate)
-
-
-def _prompt(ctx: StageContext) -> PromptSpec:
-    """The recipe's, else what the checkpoint carries. Raises JobUserError where both are silent."""
-    if ctx.stage.prompt is not None:
-        return ctx.stage.prompt
-    latent = read_latent(ctx.source) if isinstance(ctx.source, Path) else None
-    if latent is None or not latent.get("prompt"):
-        raise JobUserError(
-            "neither the recipe nor the checkpoint says how to put a problem to this model",
-            hint="give the eval stage a prompt block, such as prompt: {template: auto, form: plain}",
-            where=f"{ctx.stage.name}.prompt",
-        )
-    return PromptSpec.model_validate(latent["prompt"])
-
-
-def _seeded(sampling: SamplingSpec, seed: int) -> SamplingSpec:
-    """Each of the recipe's `seeds` draws its own samples."""
-    return sampling.model_copy(update={"seed": sampling.seed + 1_000_003 * seed})
-
-
-def _check(requests: list[Request], refuses: Any) -> None:
-    """Where no request can be served, the recipe is wrong. Raises JobUserError."""
-    reasons = [reason for request in requests if (reason := refuses(request))]
-    if len(reasons) == len(requests):
-        raise JobUserError(
-            f"no problem can be put to this model: {reasons[0]}",
-            hint="lower sampling.max_new_tokens",
-            where="sampling.max_new_tokens",
-        )
+    def close(self) -> None:
+        if self.traces is not None:
+            self.traces.close()
+        self.samples.close()

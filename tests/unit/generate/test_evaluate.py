@@ -91,7 +91,7 @@ def _random_model(exp: Experiment) -> Any:
         raise InterruptedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.methods.evaluate.load_model", kept)
+        patch.setattr("jobs.methods.sharing.load_model", kept)
         with pytest.raises(InterruptedError), tempfile.TemporaryDirectory() as folder:
             Evaluate(context(Path(folder), exp)).run()
     return found[0]
@@ -126,7 +126,7 @@ def test_a_killed_evaluation_goes_on_sample_by_sample_with_another_number_of_pro
     assert 8 <= len(kept) < 24
     results: dict[int, Any] = {}
     model = _random_model(exp)  # threads share the random stream that a random model is made from
-    monkeypatch.setattr("jobs.methods.evaluate.load_model", lambda *a, **k: model)
+    monkeypatch.setattr("jobs.methods.sharing.load_model", lambda *a, **k: model)
 
     def one(rank: int) -> None:
         results[rank] = Evaluate(context(tmp_path, exp, attempt=2, rank=rank, size=3)).run()
@@ -162,7 +162,7 @@ def test_a_finished_generation_is_graded_without_a_model(
     exp = experiment()
     first = Evaluate(context(tmp_path, exp)).run()
     monkeypatch.setattr(
-        "jobs.methods.evaluate.load_model", lambda *a, **k: pytest.fail("the model was loaded")
+        "jobs.methods.sharing.load_model", lambda *a, **k: pytest.fail("the model was loaded")
     )
     ctx = context(tmp_path, exp, attempt=2)
     ctx.paths.samples.unlink()
@@ -179,7 +179,9 @@ def test_a_silent_recipe_and_a_silent_checkpoint_are_refused(tmp_path: Path) -> 
 def test_the_checkpoint_says_how_to_ask(tmp_path: Path) -> None:
     told = {"version": 1, "input": None, "prompt": {"form": "coconut"}, "stage": "sft", "method": "sft"}
     (tmp_path / "latent.json").write_text(json.dumps(told))
-    assert Evaluate(context(tmp_path, experiment(prompt=None), source=tmp_path)).prompt.form == "coconut"
+    assert (
+        Evaluate(context(tmp_path, experiment(prompt=None), source=tmp_path)).asking.prompt.form == "coconut"
+    )
 
 
 def test_an_answer_longer_than_the_model_is_refused_before_anything_is_written(tmp_path: Path) -> None:
