@@ -69,13 +69,14 @@ def _print_results(views: Sequence[RunView]) -> None:
     if len(views) == 1:
         table = result.run_table(result.stage_results(views[0].run, views[0].plan), colour=colour)
     else:
+        from latentctl.report.many import sweep_table
         from latentctl.runs.sweeps import membership
 
         varies = membership(views[0].run.root.parent) if views else {}
         pairs = [
             (v.run, varies.get(v.run.id, {}).get("varies") or {}) for v in views if v.state == "succeeded"
         ]
-        table = result.many_table(pairs, colour=colour)
+        table = sweep_table(pairs, colour=colour)
     if table:
         print(table, flush=True)
 

@@ -27,6 +27,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "logs": ("Look", "latentctl.cli.logs", "What the ranks of a job wrote, across requeues."),
     "show": ("Look", "latentctl.cli.show", "One run: spec, jobs, attempts, metrics, result."),
     "case": ("Look", "latentctl.cli.case", "One problem's chain: what each latent step says."),
+    "compare": (
+        "Look",
+        "latentctl.cli.compare",
+        "Evaluations side by side: differences over the same problems, costs, a plot.",
+    ),
+    "report": ("Look", "latentctl.cli.report", "The table of many evaluations: CSV, Markdown, LaTeX."),
     "grade": (
         "Look",
         "latentctl.cli.grade",

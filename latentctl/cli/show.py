@@ -11,7 +11,7 @@ import typer
 from latentctl.cli import output
 from latentctl.launch.observe import observe, observe_one
 from latentctl.report import show as page
-from latentctl.report.result import many_table
+from latentctl.report.many import sweep_table
 from latentctl.report.status import status_table
 from latentctl.report.text import coloured
 from latentctl.runs.index import find_run
@@ -63,7 +63,7 @@ def _show_sweep(root: Path, sweep: str, *, as_json: bool) -> None:
         return
     colour = coloured(sys.stdout)
     print(status_table(seen.views, sweeps=membership(root), colour=colour))
-    table = many_table(points, colour=colour)
+    table = sweep_table(points, colour=colour)
     if table:
         print(f"\nresult:\n{table}")
     output.next_commands(

@@ -1,10 +1,8 @@
-"""The numbers that count, from result.json files: one run's, or means and intervals over seeds and sweep
-points."""
+"""The numbers of result.json files that count: what they mean, and one run's table. `evals` has those over
+seeds, sweeps and many runs."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +10,7 @@ from typing import Any
 from latentctl.record.atomic import try_read_json
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import Plan
-from latentctl.report.text import Column, clip, duration, number, percent, table
-
-_T95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-"""97.5 % quantile of Student's t with 1..30 degrees of freedom; 1.96 beyond."""
+from latentctl.report.text import Column, clip, duration, number, percent, short, small, table
 
 
 @dataclass(frozen=True)
@@ -48,17 +39,6 @@ def stage_results(run: RunPaths, plan: Plan | None = None) -> list[StageResult]:
     return found
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half the width of its 95 % interval (Student's t over runs); None for a single value."""
-    n = len(values)
-    mean = sum(values) / n
-    if n < 2:
-        return mean, None
-    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-    t = _T95[n - 2] if n - 1 <= len(_T95) else 1.96
-    return mean, t * deviation / math.sqrt(n)
-
-
 def run_table(results: Sequence[StageResult], *, colour: bool = False) -> str:
     """The result of one run: a table of its evaluations, one of its trainings."""
     parts = []
@@ -73,6 +53,7 @@ def run_table(results: Sequence[StageResult], *, colour: bool = False) -> str:
 
 
 def _evaluations(results: Sequence[StageResult], *, colour: bool) -> str:
+    latent = any(latents(r.numbers) is not None for r in results)
     head = [
         Column("EVAL", elastic=True),
         Column("DATASET", elastic=True, least=6),
@@ -80,26 +61,60 @@ def _evaluations(results: Sequence[StageResult], *, colour: bool) -> str:
         Column("95 % CI", right=True),
         Column("N", right=True),
         Column("TOKENS", right=True),
-        Column("CUT", right=True),
-        Column("TOK/S", right=True),
-        Column("TIME", right=True),
+        *([Column("LATENT", right=True)] if latent else []),
+        Column("S/PROB", right=True),
     ]
     rows = [
         [
             r.stage,
-            _dataset(n),
+            dataset(n),
             f"{percent(n['accuracy'])} %",
-            _interval(n.get("accuracy_ci")),
+            interval(n.get("accuracy_ci")),
             number(n.get("n")),
-            number(_rounded(n.get("tokens_mean"), 1)),
-            f"{percent(_share(n.get('truncated'), _answers(n)))} %",
-            number(_rounded(n.get("tokens_per_s"), 0)),
-            duration(n.get("seconds")),
+            short(tokens(n)),
+            *([short(latents(n))] if latent else []),
+            small(seconds_per_problem(n)),
         ]
         for r in results
         for n in (r.numbers,)
     ]
     return table(head, rows, colour=colour)
+
+
+def tokens(n: Mapping[str, Any]) -> float | None:
+    """Mean visible tokens of an answer."""
+    return n.get("tokens_mean")
+
+
+def latents(n: Mapping[str, Any]) -> float | None:
+    """Mean latent steps of an answer; None for text alone."""
+    return n.get("latents_mean")
+
+
+def steps(n: Mapping[str, Any]) -> float | None:
+    """Mean forward positions of an answer: visible tokens and latent steps together."""
+    if n.get("positions_mean") is not None:
+        return n["positions_mean"]
+    text = tokens(n)
+    return None if text is None else text + (latents(n) or 0)
+
+
+def seconds_per_problem(n: Mapping[str, Any]) -> float | None:
+    """Of the whole batch's generation, loading aside: the inverse of the rate."""
+    rate = n.get("problems_per_s")
+    return 1 / rate if rate else None
+
+
+def stops(n: Mapping[str, Any]) -> str:
+    """How answers ended, and how latent spans did: `eos 95 %, length 5 %; latent: fixed 100 %`."""
+    parts = [_shares(n.get("stop_causes")), _shares(n.get("latent_causes"))]
+    return "; ".join(t for t in (parts[0], f"latent: {parts[1]}" if parts[1] else "") if t)
+
+
+def _shares(counts: Mapping[str, int] | None) -> str:
+    total = sum((counts or {}).values())
+    parts = [(name, percent(count / total).removesuffix(".0")) for name, count in _largest(counts or {})]
+    return ", ".join(f"{name} {share} %" for name, share in parts)
 
 
 def _details(result: StageResult) -> list[str]:
@@ -113,17 +128,14 @@ def _details(result: StageResult) -> list[str]:
         parts += [f"pass@{i} {percent(v)} %" for i, v in sorted(passes.items(), key=lambda kv: int(kv[0]))]
         parts += [f"maj@{k} {percent(n['maj_at_k'])} %"] if n.get("maj_at_k") is not None else []
         found.append("; ".join(parts))
-    stops = n.get("stop_causes") or {}
-    if stops:
-        total = sum(stops.values()) or 1
-        parts = [f"{name} {100 * count / total:.0f} %" for name, count in _largest(stops)]
-        found.append("stopped by: " + ", ".join(parts))
+    if stops(n):
+        found.append(f"stopped by: {stops(n)}")
     if n.get("graded_errors"):
         found.append(f"{n['graded_errors']} answers could not be graded")
     found += _leakage(n.get("leakage"))
-    speed = n.get("problems_per_s")
-    if speed:
-        found.append(f"{number(1 / speed)} s per problem")
+    if n.get("tokens_per_s"):
+        took = f", {duration(n['seconds'])} with loading" if n.get("seconds") is not None else ""
+        found.append(f"{number(round(float(n['tokens_per_s'])))} tokens/s{took}")
     return [clip(f"  {result.stage}: {text}", 80) for text in found]
 
 
@@ -167,74 +179,9 @@ def _trainings(results: Sequence[StageResult]) -> str:
     return table(head, rows)
 
 
-def many_table(runs: Sequence[tuple[RunPaths, Mapping[str, Any]]], *, colour: bool = False) -> str:
-    """Evaluations over the points of a sweep: one row for each combination of what varied except the seed,
-    with mean and 95 % interval over its seeds, never narrower than its problems allow."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for run, varies in runs:
-        point = ", ".join(f"{_leaf(k)}={_value(v)}" for k, v in varies.items() if k != "seed") or "all"
-        for result in stage_results(run):
-            if result.scores:
-                groups.setdefault((point, result.stage), []).append(result.numbers)
-    head = [
-        Column("POINT", elastic=True),
-        Column("EVAL", elastic=True),
-        Column("DATASET", elastic=True, least=6),
-        Column("RUNS", right=True),
-        Column("ACCURACY", right=True),
-        Column("95 % CI", right=True),
-        Column("TOKENS", right=True),
-    ]
-    rows = []
-    for (point, stage), many in groups.items():
-        mean, bounds = _over_seeds(many)
-        tokens = [n["tokens_mean"] for n in many if n.get("tokens_mean") is not None]
-        rows.append(
-            [
-                point,
-                stage,
-                _dataset(many[0]),
-                str(len(many)),
-                f"{percent(mean)} %",
-                _interval(bounds),
-                number(_rounded(sum(tokens) / len(tokens), 1)) if tokens else "-",
-            ]
-        )
-    return table(head, rows, colour=colour) if rows else ""
-
-
-def _over_seeds(many: Sequence[Mapping[str, Any]]) -> tuple[float, list[float] | None]:
-    """Mean accuracy and its 95 % interval: over the seeds, and at least as wide as a run's own over its
-    problems. More seeds see the same problems, and few seeds may agree by chance."""
-    mean, half = mean_interval([n["accuracy"] for n in many])
-    own = [n["accuracy_ci"] for n in many if n.get("accuracy_ci")]
-    low = [sum(c[0] for c in own) / len(own)] if own else []
-    high = [sum(c[1] for c in own) / len(own)] if own else []
-    if half is not None:
-        low.append(max(0.0, mean - half))
-        high.append(min(1.0, mean + half))
-    return mean, [min(low), max(high)] if low else None
-
-
-def _interval(bounds: Any) -> str:
+def interval(bounds: Any) -> str:
+    """`70.0-91.0`, in percent."""
     return f"{percent(bounds[0])}-{percent(bounds[1])}" if bounds else "-"
-
-
-def _answers(n: Mapping[str, Any]) -> int:
-    return int(n.get("n") or 0) * int(n.get("k") or 1)
-
-
-def _share(count: Any, of: int) -> float | None:
-    """A count as a share; a share (a float up to 1) as it is."""
-    if count is None:
-        return None
-    if isinstance(count, float) and 0 <= count <= 1:
-        return count
-    return count / of if of else None
-
-
-def _rounded(value: Any, digits: int) -> Any:
-    return round(float(value), digits) if isinstance(value, int | float) else value
 
 
 def _float(value: Any) -> Any:
@@ -251,20 +198,13 @@ def _best(best: Any) -> str:
     return f"{metric or ''} {number(_float(value))}{f' @ {step}' if step is not None else ''}".strip()
 
 
-def _dataset(n: Mapping[str, Any]) -> str:
-    dataset = n.get("dataset")
-    if isinstance(dataset, Mapping):
-        return str(dataset.get("name") or dataset.get("path") or "-")
-    return str(dataset) if dataset else "-"
+def dataset(n: Mapping[str, Any]) -> str:
+    """The name of the dataset, or its path; `n`: a result, or a stage of spec.json."""
+    said = n.get("dataset")
+    if isinstance(said, Mapping):
+        return str(said.get("name") or said.get("path") or "-")
+    return str(said) if said else "-"
 
 
 def _largest(counts: Mapping[str, int]) -> Iterable[tuple[str, int]]:
     return sorted(((k, v) for k, v in counts.items() if v), key=lambda kv: -kv[1])
-
-
-def _leaf(key: str) -> str:
-    return key.rsplit(".", 1)[-1]
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

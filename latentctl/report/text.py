@@ -81,14 +81,28 @@ def columns(text: str) -> int:
     )
 
 
-def clip(text: str, width: int) -> str:
-    """At most `width` columns, the end replaced by an ellipsis. Control signs do not reach the terminal."""
+def short(value: float | None) -> str:
+    """A mean with one decimal: `33.2`."""
+    return number(None if value is None else round(float(value), 1))
+
+
+def small(value: float | None) -> str:
+    """Seconds per problem, with three significant digits: `0.0123`."""
+    return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def clip(text: str, width: int, *, middle: bool = False) -> str:
+    """At most `width` columns, the end (or the middle) replaced by an ellipsis. Control signs do not reach
+    the terminal."""
     text = "".join(c if c.isprintable() else " " for c in text)
     if columns(text) <= width:
         return text
-    while text and columns(text) > width - 1:
+    end = ""
+    while middle and text and columns(text[-1] + end) <= (width - 1) // 2:
+        text, end = text[:-1], text[-1] + end
+    while text and columns(text + end) > width - 1:
         text = text[:-1]
-    return text + "…"
+    return f"{text}…{end}"
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,8 @@ class Column:
     """Gives up room first when the table is too wide."""
     least: int = 8
     """An elastic column keeps so many columns."""
+    middle: bool = False
+    """Clipped in the middle: its ends tell more."""
 
 
 def table(
@@ -128,7 +144,7 @@ def _squeeze(head: Sequence[Column], widths: list[int], width: int) -> None:
 def _line(row: Sequence[str], head: Sequence[Column], widths: Sequence[int], *, colour: bool) -> str:
     cells = []
     for cell, column, width in zip(row, head, widths, strict=True):
-        text = clip(cell, width)
+        text = clip(cell, width, middle=column.middle)
         pad = " " * (width - columns(text))
         text = paint(text, cell.strip(), colour=colour) if cell.strip() in _COLOURS else text
         cells.append(pad + text if column.right else text + pad)

@@ -1,0 +1,208 @@
+"""The evaluations of runs and sweeps as they are on disk. Nothing is left out silently: one without numbers
+says why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from latentctl.errors import Exit, UserError
+from latentctl.record.atomic import try_read_json
+from latentctl.record.paths import RunPaths, StagePaths
+from latentctl.record.plan import JobPlan, Plan
+from latentctl.report.result import dataset
+from latentctl.runs import view
+from latentctl.runs.index import find_run
+from latentctl.runs.sweeps import find_sweep, points_of
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a name on the command line means: a run, and in it one stage or every evaluation."""
+
+    run: RunPaths
+    stage: str | None = None
+    sweep: str | None = None
+    varies: Mapping[str, Any] = field(default_factory=dict)
+    """Of a point of a sweep: dotted key -> value."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation stage of one run."""
+
+    run: str
+    stage: str
+    paths: StagePaths | None
+    """None: the run itself is gone."""
+    numbers: Mapping[str, Any]
+    """result.json; empty where there is none to read."""
+    lacking: str = ""
+    """Why there are no numbers, such as `running`."""
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """The stage in spec.json; empty where that is not there."""
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    """What the speed depends on: cluster, processes, GPUs, engine, batch, precision."""
+    debug: bool = False
+    sweep: str | None = None
+    varies: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """What varies, without the seed."""
+        return {k: v for k, v in self.varies.items() if k != "seed"}
+
+
+def targets(runs_dir: Path, names: Iterable[str]) -> list[Target]:
+    """RUN, RUN/STAGE, or a sweep, which stands for its points. Without doubles, in the order given. Raises
+    UserError for a name that nothing has."""
+    found: dict[tuple[Path, str | None], Target] = {}
+    for text in names:
+        name, _, stage = text.partition("/")
+        sweep = find_sweep(runs_dir, name)
+        points = [(find_run(runs_dir, name), {})] if sweep is None else points_of(runs_dir, sweep)
+        for run, varies in points:
+            found.setdefault((run.root, stage or None), Target(run, stage or None, sweep, varies))
+    return list(found.values())
+
+
+def collect(aims: Sequence[Target]) -> list[Evaluation]:
+    """Every evaluation of the targets, each once. A point of a sweep that has none stays as a row that says
+    so; raises UserError for such a run that was named itself, and where nothing is left."""
+    found: dict[tuple[str, str], Evaluation] = {}
+    for aim in aims:
+        try:
+            many = evaluations(aim)
+        except UserError as error:
+            if aim.sweep is None:
+                raise
+            why, where = error.problems[0].message, (aim.run.id, aim.stage or "-", None)
+            many = [Evaluation(*where, {}, why, sweep=aim.sweep, varies=aim.varies)]
+        for one in many:
+            found.setdefault((one.run, one.stage), one)
+    if not any(one.paths for one in found.values()):
+        raise UserError("no evaluation in any of them", code=Exit.NOT_FOUND, kind="not_found")
+    return list(found.values())
+
+
+def evaluations(aim: Target) -> list[Evaluation]:
+    """The evaluations of one run in plan order, finished or not. Raises UserError where the run cannot be
+    read, has none, or not that one."""
+    run = aim.run
+    try:
+        plan = Plan.load(run.plan)
+        spec = try_read_json(run.spec) or {}
+        stages = {s["name"]: s for s in (spec.get("experiment") or {}).get("stages", [])}
+    except FileNotFoundError as error:
+        raise UserError("the run is gone", where=run.id, code=Exit.NOT_FOUND, kind="not_found") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"the run cannot be read: {error}", where=str(run.root)) from error
+    found: list[Evaluation] = []
+    others: list[str] = []
+    for job in plan.jobs:
+        for stage in job.stages:
+            one = _evaluation(aim, plan, job, stage, stages.get(stage, {}))
+            if one is None:
+                others.append(stage)
+            else:
+                found.append(one)
+    if aim.stage is not None:
+        chosen = [one for one in found if one.stage == aim.stage]
+        if not chosen:
+            what = "is no evaluation" if aim.stage in others else "does not exist"
+            names = ", ".join(one.stage for one in found) or "none"
+            raise UserError(
+                f"stage {aim.stage!r} of run {run.id} {what}",
+                hint=f"its evaluations: {names}",
+                code=Exit.NOT_FOUND,
+                kind="not_found",
+            )
+        return chosen
+    if not found:
+        raise UserError(
+            f"run {run.id} has no evaluation",
+            hint=f"make one: latentctl eval run:{run.id} --dataset NAME",
+            code=Exit.NOT_FOUND,
+            kind="not_found",
+        )
+    return found
+
+
+def _evaluation(
+    aim: Target, plan: Plan, job: JobPlan, stage: str, spec: Mapping[str, Any]
+) -> Evaluation | None:
+    """None for a stage that is no evaluation."""
+    paths = aim.run.job(job.name).stage(stage)
+    lacking = ""
+    try:
+        numbers = try_read_json(paths.result)
+        if numbers is not None and not isinstance(numbers, dict):
+            raise ValueError
+    except ValueError:
+        numbers, lacking = None, "result.json is damaged"
+    evaluates = spec.get("method") == "eval" or "accuracy" in (numbers or {})
+    if not evaluates:
+        return None
+    if numbers is None:
+        lacking = lacking or _state(aim.run, job.name)
+    elif not isinstance(numbers.get("accuracy"), int | float):
+        numbers, lacking = None, "result.json holds no accuracy"
+    settings = spec.get("eval") or {}
+    conditions = {
+        "cluster": plan.cluster.get("name"),
+        "processes": job.world_size,
+        "gpus": job.nodes * job.gpus_per_node,
+        "engine": (numbers or {}).get("engine"),
+        **{key: settings.get(key) for key in ("max_batch", "max_batch_tokens", "precision")},
+    }
+    return Evaluation(
+        aim.run.id, stage, paths, numbers or {}, lacking, spec, conditions, plan.debug, aim.sweep, aim.varies
+    )
+
+
+def _state(run: RunPaths, job: str) -> str:
+    """The state of a job whose stage has no result: by the run's own files, no scheduler is asked."""
+    try:
+        state = next(j.state for j in view.load(run).jobs if j.name == job)
+    except (ValueError, KeyError, TypeError, OSError):
+        return "unknown"
+    return "no result.json" if state == "succeeded" else state
+
+
+def labels(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Short names for (run or sweep, point, stage) that still tell the rows apart: what is the same in all of
+    them is left out, and a run's hash where its name is enough."""
+    runs = {run: run.rpartition("-")[0] or run for run, _, _ in rows}
+    if len(set(runs.values())) < len(runs):
+        runs = {run: run for run in runs}
+    stages = {stage for _, _, stage in rows}
+    names = []
+    for run, point, stage in rows:
+        where = [part for part in (runs[run] if len(runs) > 1 else "", point) if part]
+        names.append("/".join([*where, stage] if len(stages) > 1 or not where else where))
+    return names
+
+
+def point_text(varies: Mapping[str, Any]) -> str:
+    """`lr=0.001, seed=1`: each key by its last part, or whole where two end alike."""
+    return ", ".join(f"{name}={value_text(varies[key])}" for key, name in leaves(varies).items())
+
+
+def leaves(keys: Iterable[str]) -> dict[str, str]:
+    """Dotted key -> its last part, or the whole key where two end alike."""
+    every = list(keys)
+    ends = [key.rsplit(".", 1)[-1] for key in every]
+    return {k: e if ends.count(e) == 1 else k for k, e in zip(every, ends, strict=True)}
+
+
+def value_text(value: Any) -> str:
+    """A varied value as a person writes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def data_text(one: Evaluation) -> str:
+    """`gsm8k test`: dataset and split."""
+    return " ".join(t for t in (dataset(one.numbers or one.spec), one.numbers.get("split")) if t)
