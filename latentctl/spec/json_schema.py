@@ -50,8 +50,10 @@ def _tidy(schema: Any, *, inherited: bool) -> Any:
         if key == "description" and isinstance(value, str):
             result[key] = " ".join(value.split())
             continue
-        if key == "required" and inherited:
+        if inherited and key in ("required", "discriminator"):
             continue
+        if inherited and key == "oneOf":  # an inherited block may leave its kind unsaid
+            key = "anyOf"
         if key == "properties":
             props = {k: _tidy(v, inherited=inherited) for k, v in value.items()}
             result[key] = {k: _nullable(v) for k, v in props.items()} if inherited else props

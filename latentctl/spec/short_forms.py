@@ -19,6 +19,10 @@ SHORT_FORMS = {
 """Path in a stage -> the key which the one value is. A dataset's text may also be its `path`."""
 KINDS = (("latent", "input"), ("latent", "noise"))
 """Paths of blocks whose keys depend on their `kind`."""
+NULL_SAYS = (("latent", "input", "max_topk"), ("coconut", "marker_init"))
+"""Paths at which null is a value like another. Anywhere else it takes away what would be inherited."""
+_LATER = ("coconut", "eval_each")
+"""What stands below is merged over another stage later on: its nulls have to last until then."""
 _NUMBERS = ("last", "fixed")
 
 
@@ -44,3 +48,8 @@ def other_kind(base: Node, over: Node, path: tuple[str, ...]) -> bool:
         return False
     kinds = [kind.plain() if (kind := node.get("kind")) else None for node in (base, over)]
     return None not in kinds and kinds[0] != kinds[1]
+
+
+def null_says(path: tuple[str, ...]) -> bool:
+    """Whether a null at `path` is kept as a value."""
+    return path in NULL_SAYS or (path[: len(_LATER)] == _LATER and len(path) > len(_LATER))

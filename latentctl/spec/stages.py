@@ -11,7 +11,7 @@ from latentctl.errors import Problem
 from latentctl.spec import catalog, methods
 from latentctl.spec.explain import Found, shown
 from latentctl.spec.recipe import EXPERIMENT_KEYS, STAGES
-from latentctl.spec.short_forms import long_form, other_kind
+from latentctl.spec.short_forms import long_form, null_says, other_kind
 from latentctl.spec.yaml_marks import Mark, Node
 
 
@@ -30,11 +30,12 @@ class Draft:
     """It should have become a chain, but its settings are wrong."""
 
 
-def strip_nulls(node: Node) -> Node:
-    """The tree without the keys whose value is null."""
+def strip_nulls(node: Node, path: tuple[str, ...] = ()) -> Node:
+    """The tree without the keys whose value is null, save where that says something."""
     if not isinstance(node.value, dict):
         return node
-    return replace(node, value={k: strip_nulls(v) for k, v in node.value.items() if v.value is not None})
+    kept = {k: v for k, v in node.value.items() if v.value is not None or null_says((*path, k))}
+    return replace(node, value={k: strip_nulls(v, (*path, k)) for k, v in kept.items()})
 
 
 def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
@@ -43,15 +44,15 @@ def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
         return over
     base = long_form(base, path)
     if not base.is_map or other_kind(base, over, path):
-        return strip_nulls(over)
+        return strip_nulls(over, path)
     items = dict(base.value)
     for key, child in over.value.items():
-        if child.value is None:
+        if child.value is None and not null_says((*path, key)):
             items.pop(key, None)
         elif key in items:
             items[key] = merge(items[key], child, (*path, key))
         else:
-            items[key] = strip_nulls(child)
+            items[key] = strip_nulls(child, (*path, key))
     return replace(over, value=items)
 
 

@@ -67,6 +67,12 @@ GOOD = [
     + "method: sft\ntrain: {keep: 3, warmup: 0.1}\nresources: {time: 1-12:00:00, mem: 16G}\nseeds: [1, 2]\n",
     HEAD
     + "method: eval\nprompt: {markers: think}\nsweep: {grid: {sampling.top_k: [0]}}\nwandb: {project: x}\n",
+    HEAD
+    + "method: coconut\ncoconut: {epochs: 6 3^4, eval_each: {dataset: {limit: 3}}}\nlatent: {input: pause}\n",
+    HEAD + "latent: {input: soft, stop: 4}\nstages:\n- {method: eval, latent: {input: {top_p: 0.9}}}\n",
+    HEAD
+    + "method: eval\nlatent: {markers: think, stop: {max_len: 3}, noise: {kind: concrete}, input: soft}\n",
+    HEAD + "latent: {input: soft}\nstages:\n- {method: eval, latent: {input: {}, noise: null}}\n",
     "model: {init: {layers: 1}, tokenizer: {kind: bpe}}\nmethod: sft\n"
     "dataset: {name: shell-game, options: {cups: 3}}\n",
 ]
@@ -99,6 +105,12 @@ BAD = [
     HEAD + "stages: [{method: sft, eval: {}}]\n",
     HEAD + "stages: [{method: sft, name: A B}]\n",
     "model: 3\ndataset: gsm8k\nmethod: sft\n",
+    HEAD + "method: eval\nlatent: {input: sotf}\n",
+    HEAD + "method: eval\nlatent: {input: {kind: sotf}}\n",
+    HEAD + "method: eval\nlatent: {input: {kind: soft, window: 3}}\n",
+    HEAD + "method: eval\nlatent: {stop: -1}\n",
+    HEAD + "method: coconut\ncoconut: {epochs: [0]}\n",
+    HEAD + "method: coconut\ncoconut: {eval_each: 3}\n",
     "model: {init: {arch: gpt3}}\ndataset: gsm8k\nmethod: sft\n",
 ]
 
