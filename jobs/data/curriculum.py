@@ -71,11 +71,6 @@ class Curriculum:
             return Cut(replaced * each, range(0))
         return Cut(stage * each, range(min(stage, steps), steps))
 
-    def longest(self, steps: int, *, drawn: bool, asked: int = 0) -> int:
-        """The most latent positions that a problem can get in training, whatever stage is drawn."""
-        stages = {self.stage, *(range(steps + 1) if drawn and self.settings.uniform_prob > 0 else ())}
-        return max(self.train(steps, stage=s, asked=asked).latents for s in stages)
-
     def evaluate(self) -> StopSpec | None:
         """When a span ends in evaluation; None where no rule can say: a count by difficulty is known for
         training problems alone, so `dynamic` or `latent.stop` must say it. Only where there are latent

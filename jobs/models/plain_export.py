@@ -61,7 +61,7 @@ def plain_weights(model: nn.Module, *, keep: bool = True) -> dict[str, torch.Ten
         owner: Any = module.get_base_layer() if lora else module  # type: ignore[operator]
         own = {k: p for k, p in owner.named_parameters(recurse=False) if id(p) not in seen}
         seen.update(id(p) for p in own.values())
-        with _gathered(list(module.parameters(recurse=lora))):
+        with gathered(list(module.parameters(recurse=lora))):
             if keep:
                 for key, parameter in own.items():
                     value = parameter.detach()
@@ -89,7 +89,7 @@ def _merged(layer: Any, weight: torch.Tensor) -> torch.Tensor:
     return total.to(weight.dtype)
 
 
-def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
+def gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
     if not any(hasattr(p, "ds_id") for p in parameters):
         return nullcontext()
     import deepspeed

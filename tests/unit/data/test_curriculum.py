@@ -103,14 +103,6 @@ def test_uniform_draws_depend_on_place_and_seed_alone() -> None:
     assert {curriculum(2).draw(4, place=p, seed=7) for p in range(50)} == {2}
 
 
-def test_the_longest_that_a_row_can_get() -> None:
-    assert curriculum(1).longest(5, drawn=True) == 2
-    uniform = curriculum(1, uniform_prob=0.1)
-    assert uniform.longest(5, drawn=True) == 6
-    assert uniform.longest(5, drawn=False) == 2
-    assert uniform.longest(1, drawn=True) == 2
-
-
 def test_only_problems_that_are_long_enough_and_some_others() -> None:
     steps = [1, 5, 2, 6, 3, 1, 2, 8]
     assert curriculum(3).select(steps, seed=0) == list(range(8))

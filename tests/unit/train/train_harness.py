@@ -3,6 +3,7 @@ job."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -38,7 +39,7 @@ def dataset(path: Path) -> dict[str, Any]:
 
 
 def experiment(rows: Path, train: dict[str, Any], **stage: Any) -> dict[str, Any]:
-    """A recipe of one sft stage, as a resolved experiment. `stage` overrides parts of the stage."""
+    """A recipe of one stage (sft), as a resolved experiment. `stage` overrides parts of the stage."""
     base: dict[str, Any] = {
         "name": "sft",
         "method": "sft",
@@ -70,7 +71,7 @@ class Case:
 
     @property
     def stage(self) -> Path:
-        return Path(self.root) / "jobs" / "train" / "stages" / "sft"
+        return Path(self.root) / "jobs" / "train" / "stages" / self.experiment["stages"][0]["name"]
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl."""
@@ -89,15 +90,16 @@ class Case:
 
 
 def run_case(case: Case, *, rank: int = 0, size: int = 1) -> Any:
-    """One attempt in this process. Returns what `Sft.run` gives, or PREEMPTED."""
+    """One attempt in this process. Returns what the method's `run` gives, or PREEMPTED."""
     from jobs.methods.protocol import Preempted, StageContext, World
-    from jobs.methods.sft import Sft
     from jobs.runtime.reporter import Reporter
     from jobs.runtime.signals import StopFlag
     from latentctl.record.paths import RunPaths
     from latentctl.spec.experiment import Experiment
 
     spec = Experiment.model_validate(case.experiment)
+    stage = spec.stages[0]
+    module, _, name = type(stage.settings).implementation.partition(":")
     run = RunPaths(Path(case.root))
     job = run.job("train")
     job.attempt(case.attempt).root.mkdir(parents=True, exist_ok=True)
@@ -107,20 +109,20 @@ def run_case(case: Case, *, rank: int = 0, size: int = 1) -> Any:
     ctx = StageContext(
         run=run,
         job=job,
-        paths=job.stage("sft"),
+        paths=job.stage(stage.name),
         experiment=spec,
-        stage=spec.stages[0],
+        stage=stage,
         attempt=case.attempt,
         world=World(rank, size, rank, size),
         source=Path(case.source) if case.source else None,
-        report=Reporter(job, stage="sft", attempt=case.attempt, main=rank == 0),
+        report=Reporter(job, stage=stage.name, attempt=case.attempt, main=rank == 0),
         stop=stop,
         data_dir=None,
         debug=case.debug,
     )
     restore = _signal_after(case) if rank == case.on_rank else lambda: None
     try:
-        result: Any = Sft(ctx).run()
+        result: Any = getattr(importlib.import_module(module), name)(ctx).run()
     except Preempted:
         result = PREEMPTED
     finally:
