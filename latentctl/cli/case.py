@@ -149,7 +149,7 @@ def _differences(shown: list[Case], there: Evaluation | None, choice: Choice | N
         return [f"{there.name} has no sample {choice.key[1]} of {choice.key[0]}: shown alone"]
     a, b = (c.row for c in shown)
     unlike = [name for name in ("question", "gold") if a.get(name) != b.get(name)]
-    return [f"under this id the two runs have another {' and '.join(unlike)}"] if unlike else []
+    return [f"the two runs have different {' and '.join(unlike)} under this id"] if unlike else []
 
 
 def _changed_dump(item: Changed) -> dict[str, Any]:

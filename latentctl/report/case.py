@@ -198,11 +198,11 @@ def worst(at: Evaluation, rows: Sequence[Row]) -> Choice:
     if means:
         key = max(means, key=lambda k: means[k])
         rest = len(wrong) - len(means)
-        without = f"; {rest:,} more without a trace" if rest else ""
+        without = f"; {rest:,} without" if rest else ""
         return Choice(
             key,
             f"the wrong answer with the largest mean entropy of its latent steps "
-            f"({means[key]:.3g} nats; of {len(means):,} wrong ones with a trace{without})",
+            f"({means[key]:.3g} nats; wrong answers with a trace: {len(means):,}{without})",
         )
     scored = {k: s for k, r in wrong.items() if (s := _logp(r)) is not None}
     if not scored:
@@ -213,7 +213,7 @@ def worst(at: Evaluation, rows: Sequence[Row]) -> Choice:
     return Choice(
         key,
         f"the wrong answer with the lowest log-probability per token "
-        f"({scored[key]:.3g}; of {len(wrong):,} wrong ones, none with a trace)",
+        f"({scored[key]:.3g}; wrong answers: {len(wrong):,}, none with a trace)",
     )
 
 

@@ -57,7 +57,7 @@ def _data(
     return {
         "id": visible(front.row["id"]),
         "place": f"problem {front.number:,} of {front.problems:,}",
-        "words": words,
+        "words": readable(words),
         "question": readable(str(front.row.get("question") or "")),
         "gold": readable(str(front.row.get("gold") or "")),
         "cases": [_case(c) for c in cases],
@@ -65,7 +65,7 @@ def _data(
             [visible(f"{c.key[0]}#{c.key[1]}"), c.before.get("verdict"), c.after.get("verdict")]
             for c in found
         ],
-        "notes": list(notes),
+        "notes": [readable(n) for n in notes],
     }
 
 
@@ -96,7 +96,7 @@ def _case(case: Case) -> dict[str, Any]:
         "chain": [readable(p) if isinstance(p, str) else [p.start, p.stop] for p in case.chain()],
         "prompt": readable(str(row.get("prompt") or "")),
         "facts": {k: str(v) for k, v in facts.items() if v},
-        "notes": case.notes,
+        "notes": [readable(n) for n in case.notes],
     }
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 
-_NAMED = {" ": "·", "\n": "↵", "\t": "⇥", "\x7f": "␡"}
+_NAMED = {" ": "·", "\n": "↵", "\t": "⇥"}
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def visible(token: str) -> str:
-    """One token in one line: a space is `·`, a line end `↵`, a tab `⇥`, other control signs their pictures
-    (`␛`), what has no shape its code (`\\u202e`). A combining sign at the front gets a circle to stand on."""
+    """One token in one line: a space is `·`, a line end `↵`, a tab `⇥`, whatever else has no shape its code
+    (`\\x1b`, `\\u202e`). A combining sign at the front gets a circle to stand on."""
     shown = "".join(_NAMED.get(c) or _sign(c) for c in token) or "∅"
     return f"◌{shown}" if unicodedata.combining(shown[0]) else shown
 
@@ -22,10 +22,7 @@ def readable(text: str) -> str:
 
 
 def _sign(c: str) -> str:
-    if ord(c) < 0x20:
-        return chr(0x2400 + ord(c))
-    if c == "\x7f":
-        return _NAMED[c]
-    if unicodedata.category(c) in _HIDDEN:
-        return f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}"
-    return c
+    if unicodedata.category(c) not in _HIDDEN:
+        return c
+    code = ord(c)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

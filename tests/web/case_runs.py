@@ -37,10 +37,10 @@ def trace(id: str, steps: list[Row], **more: Any) -> Row:
 
 def sample(id: str, **more: Any) -> Row:
     return {
-        "id": id, "index": 0, "question": f"Question {id}?", "prompt": f"Question {id}?\n", "prompt_tokens": 5,
-        "gold": "3", "meta": {}, "markers": ["", ""], "text": "cup 3", "tokens": 2, "think_tokens": None,
-        "cause": "eos", "forced": 0, "logp_sum": -0.5, "verdict": "correct", "extracted": "3",
-        "reason": "equal to the gold", **more,
+        "id": id, "index": 0, "question": f"Question {id}?", "prompt": f"Question {id}?\n",
+        "prompt_tokens": 5, "gold": "3", "meta": {}, "markers": ["", ""], "text": "cup 3", "tokens": 2,
+        "think_tokens": None, "cause": "eos", "forced": 0, "logp_sum": -0.5, "verdict": "correct",
+        "extracted": "3", "reason": "equal to the gold", **more,
     }  # fmt: skip
 
 
@@ -59,9 +59,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
 
 
-def make_run(
-    root: Path, stages: dict[str, str], *, settings: dict[str, Any] | None = None, version: str = "eval"
-) -> RunPaths:
+def make_run(root: Path, stages: dict[str, str], *, settings: dict[str, Any] | None = None) -> RunPaths:
     """`stages`: name -> method, in one job. `settings`: the eval block of every evaluation."""
     run = RunPaths(root)
     job = JobPlan("all", list(stages), [], "train", 1, 1, 0, None, None, 60, "python")
@@ -96,9 +94,6 @@ def fill(run: RunPaths, rows: Sequence[Row], traces: Sequence[Row] = (), name: s
     )  # fmt: skip
 
 
-SHELL = ["cup", " ball", " the", "1", "3"]
-
-
 def shell_game(root: Path, name: str = "coconut", *, sharper: float = 0.0) -> RunPaths:
     """A small honest-looking evaluation: three problems, six latent steps each, the second one wrong."""
     run = make_run(root / name, {"train": "sft", "score": "eval"})
@@ -106,8 +101,10 @@ def shell_game(root: Path, name: str = "coconut", *, sharper: float = 0.0) -> Ru
         "There are 5 cups in a row and a ball under cup 2. Swap cups 2 and 4. Swap cups 1 and 3. "
         "Swap cups 4 and 3. Swap cups 5 and 1. Swap cups 3 and 2. Swap cups 1 and 4. Where is the ball?"
     )
-    words = [[" 4", " 2", " cup", " 3", "\n"], [" 4", " 1", " swap", " 3", "."], [" 3", " 4", " 2", " cup", ","],
-             [" 3", " 5", " 1", " 4", " the"], [" 2", " 3", " cup", " ball", " 1"], [" 2", " 4", " 1", "###", " A"]]  # fmt: skip
+    words = [
+        [" 4", " 2", " cup", " 3", "\n"], [" 4", " 1", " swap", " 3", "."], [" 3", " 4", " 2", " cup", ","],
+        [" 3", " 5", " 1", " 4", " the"], [" 2", " 3", " cup", " ball", " 1"], [" 2", " 4", " 1", "###", "A"],
+    ]  # fmt: skip
     rows, traces = [], []
     for n in range(3):
         id = f"shell-game-test-0-{n}"

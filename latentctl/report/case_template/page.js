@@ -2,13 +2,12 @@
 // Draws the page from the JSON in it. Texts go in as text nodes only, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const tip = document.getElementById("tip");
-const HEAD = 24, TAIL = 12, MORE = 100, BINS = 240;
+const HEAD = 24, TAIL = 12, MORE = 100, BINS = 240, FEW = 12, NARROW = 0.04;
 const many = data.cases.length > 1;
 const traced = data.cases.filter(c => c.steps);
 const rows = Math.max(0, ...traced.map(c => c.steps.length));
 const top_ = traced.flatMap(c => c.steps).reduce((m, s) => Math.max(m, s[0]), 1);
-// The root spreads the low entropies apart, where stop thresholds lie; it keeps the order.
-const heat = h => Math.sqrt(Math.min(1, Math.max(0, h / top_)));
+const heat = h => Math.min(1, Math.max(0, h / top_));
 const count = n => n.toLocaleString("en-US");
 const short = x => String(Number(x.toPrecision(2)));
 const letter = i => "AB"[i];
@@ -72,14 +71,16 @@ const lead = data.cases.map(c => { // text that stands before a latent span, by 
 function cell(c, i, k) {
   const step = c.steps && c.steps[k];
   if (!step) return el("div", "cell");
-  const bar = el("div", "bar", ...step[3].map(([text, p]) => {
-    const made = hot(el("span", "", ...token(text)), step[0]);
+  const bar = el("div", "bar", ...step[3].map(([text, p], n) => {
+    const made = hot(el("span", "", ...(p < NARROW ? [] : token(text)), n ? null : el("span", "share", ` ${p.toFixed(2)}`)), step[0]);
     made.style.width = `${100 * Math.min(1, p)}%`;
     return made;
   }));
+  const number = el("span", "h", step[0].toFixed(2));
+  number.dataset.letter = letter(i);
   const said = lead[i].get(k);
   const made = el("div", "cell", said ? el("div", "said", `text: ${said.length > 160 ? `…${said.slice(-160)}` : said}`) : null,
-    el("span", "h", step[0].toFixed(2)), bar);
+    number, bar);
   made.tabIndex = -1;
   made.setAttribute("role", "gridcell");
   made.setAttribute("aria-label", `${many ? `${c.run}, ` : ""}latent step ${k + 1}, entropy ${step[0].toFixed(2)}: ${
@@ -151,10 +152,10 @@ function strip(c, i) {
   return el("div", "", many ? el("div", "label", `${letter(i)}  ${c.run} / ${c.stage}`) : null, made);
 }
 
-function ended(c) {
-  if (!c.latents) return "no latent steps: an explicit chain";
-  const how = c.latentEnd ? `ended by ${c.latentEnd}` : "";
-  return c.steps ? how : `[${plural(c.latents, "latent step")}] ${how}`;
+function ended(c, i) {
+  const how = !c.latents ? "no latent steps: an explicit chain" : c.latentEnd ? `ended by ${c.latentEnd}` : "";
+  const steps = c.latents && !c.steps ? `[${plural(c.latents, "latent step")}] ` : "";
+  return el("div", "end", many ? `${letter(i)}: ` : "", steps, how);
 }
 
 function chain() {
@@ -165,7 +166,7 @@ function chain() {
     made.append(
       el("div", "legend", "entropy", el("span", "", "0"), el("span", "ramp"), el("span", "", `${short(top_)} nats`),
         el("span", "said", `width = ${soft ? "weight of a mixed token" : "probability of a token"}; hover or focus a step for all of it`)),
-      el("div", "strips", ...data.cases.map((c, i) => c.steps ? strip(c, i) : null)));
+      rows > FEW ? el("div", "strips", ...data.cases.map((c, i) => c.steps ? strip(c, i) : null)) : "");
     const grid = el("div", "grid");
     grid.setAttribute("role", "grid");
     grid.setAttribute("aria-label", "latent steps");
@@ -174,7 +175,7 @@ function chain() {
     else grid.append(range(0, rows));
     made.append(grid);
   }
-  made.append(el("div", "row", el("div", "n"), ...data.cases.map(c => el("div", "end", ended(c)))));
+  made.append(el("div", "row", el("div", "n"), ...data.cases.map(ended)));
   return made;
 }
 
@@ -204,6 +205,7 @@ function changedList() {
 }
 
 /* the distribution of one step */
+let shown = null, mouse = "";
 function show(at) {
   const c = data.cases[at.dataset.run], k = Number(at.dataset.step), step = c.steps[k];
   const line = (shown, p, rest) => {
@@ -219,16 +221,24 @@ function show(at) {
     rest > 0.0015 ? line(["others"], rest, true) : "",
     step[1] < 0.9995 ? el("div", "soft small", `these were mixed: ${(100 * step[1]).toFixed(1)} % of the mass`) : "",
     step[2] ? el("div", "soft small", "noise was added to this step") : "");
+  hide();
+  shown = at;
   tip.hidden = false;
   at.setAttribute("aria-describedby", "tip");
-  const box = at.getBoundingClientRect(), size = tip.getBoundingClientRect();
+  place();
+}
+function place() {
+  const box = shown.getBoundingClientRect();
+  if (box.bottom < 0 || box.top > innerHeight) return hide();
+  const size = tip.getBoundingClientRect();
   const below = box.bottom + 6 + size.height <= innerHeight;
   tip.style.top = `${below ? box.bottom + 6 : Math.max(8, box.top - size.height - 6)}px`;
   tip.style.left = `${Math.max(8, Math.min(box.left + 60, innerWidth - size.width - 8))}px`;
 }
 function hide() {
+  if (shown) shown.removeAttribute("aria-describedby");
+  shown = null;
   tip.hidden = true;
-  document.querySelectorAll("[aria-describedby=tip]").forEach(at => at.removeAttribute("aria-describedby"));
 }
 const cellOf = event => event.target.closest ? event.target.closest(".cell[data-step]") : null;
 
@@ -276,8 +286,18 @@ document.getElementById("page").append(
 
 const first = document.querySelector(".cell[data-step]");
 if (first) first.tabIndex = 0;
-document.addEventListener("mouseover", event => { const at = cellOf(event); if (at) show(at); else hide(); });
-document.addEventListener("focusin", event => { const at = cellOf(event); if (at) show(at); else hide(); });
+function onPlace(event) {
+  const at = cellOf(event);
+  if (!at) hide();
+  else if (at !== shown) show(at);
+}
+document.addEventListener("mousemove", event => { // a page that scrolls under a mouse at rest moves it nowhere
+  const now = `${event.screenX},${event.screenY}`;
+  if (now !== mouse) onPlace(event);
+  mouse = now;
+});
+document.addEventListener("mouseleave", hide);
+document.addEventListener("focusin", onPlace);
 document.addEventListener("focusout", hide);
-document.addEventListener("scroll", () => { const at = document.activeElement; if (at && at.matches(".cell[data-step]")) show(at); else hide(); }, true);
+document.addEventListener("scroll", () => { if (shown) place(); }, { passive: true });
 document.addEventListener("keydown", onKey);
