@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 PINS := -c constraints.txt torch==2.13.0
 
-.PHONY: help quickstart test test-slow lint bench install slurm clean
+.PHONY: help quickstart test test-slow lint bench install slurm browser clean
 
 help:
 	@echo "make quickstart   install, then one recipe from YAML to a result table on this machine"
-	@echo "make test         install what the tests need (Slurm too, where possible) and run them"
+	@echo "make test         install what the tests need (Slurm, a browser) and run them"
 	@echo "make test-slow    the tests that take minutes"
 	@echo "make lint         ruff, format, pyright: the same as pre-commit"
 	@echo "make bench        the benchmarks under tests/bench, as ratios"
@@ -19,11 +19,11 @@ help:
 quickstart: $(VENV)/.train
 	$(BIN)/latentctl submit recipes/shell-game.yaml --rerun --wait
 
-test: $(VENV)/.dev slurm lint
-	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --durations=10 tests/unit tests/e2e
+test: $(VENV)/.dev slurm browser lint
+	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --durations=10 tests/unit tests/e2e tests/web
 	$(BIN)/python -m pytest -m "not slow" --durations=10 tests/slurm
 
-test-slow: $(VENV)/.dev slurm
+test-slow: $(VENV)/.dev slurm browser
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev
@@ -66,6 +66,16 @@ slurm:
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    $(SLURM_PACKAGES) >/dev/null; } || echo "warning: Slurm could not be installed; its tests will be skipped"; \
 	else echo "warning: Slurm is not here and cannot be installed (needs root and apt-get); its tests are skipped"; fi
+
+# A real browser for the tests of the page that `latentctl case --html` writes; without it they skip.
+browser:
+	@if command -v chromedriver >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing chromium and its driver"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    chromium chromium-driver fonts-dejavu-core >/dev/null; } \
+	    || echo "warning: no browser could be installed; its tests will be skipped"; \
+	else echo "warning: chromium is not here and cannot be installed (needs root and apt-get); its tests are skipped"; fi
 
 clean:
 	rm -rf .pytest_cache .ruff_cache build dist
