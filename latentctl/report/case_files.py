@@ -66,7 +66,8 @@ class Evaluation:
     def _trace_lines(self) -> Iterator[tuple[tuple[str, int] | None, bytes]]:
         """(sample if the line says it at once, line)."""
         merged = self.paths.traces
-        for path in [merged] if merged.is_file() else sorted(merged.with_suffix("").glob("rank-*.jsonl")):
+        parts = sorted(self.paths.rank_samples(0).parent.glob("traces-*.jsonl"))
+        for path in [merged] if merged.is_file() else parts:
             with open(path, "rb") as lines:
                 for line in lines:
                     said = _PLACE.match(line)

@@ -179,6 +179,14 @@ def test_an_evaluation_that_still_runs_is_read_from_its_ranks(tmp_path: Path) ->
     assert [r["id"] for r in at.rows] == ["a", "c", "b"]
     assert not at.graded
     assert at.notes == ["r/score has not ended: 3 samples so far, none graded (latentctl status r)"]
+    case = cases.case_of(at, ("b", 0))
+    assert case is not None
+    assert case.steps is None
+    write_rows(stage(run).rank_samples(1).with_name("traces-00001.jsonl"), [trace("b", sharpness(1.0))])
+    write_rows(stage(run).rank_samples(1), [{**bare, "id": "b", **latent(1)}])
+    case = cases.case_of(find(tmp_path, "r"), ("b", 0))
+    assert case is not None
+    assert case.steps is not None
     with pytest.raises(UserError, match="no verdicts yet"):
         cases.worst(at, at.rows)
 
