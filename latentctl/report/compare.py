@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +42,7 @@ class Graded:
     content: bytes
     """Digest of question and gold answer."""
     prompt: bytes
-    """Digest of the prompt's text, without the start marker of a latent span."""
+    """Digest of the prompt's text, without a start marker at its end."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,10 @@ def compare(evaluations: Sequence[Evaluation], baseline: int = 0) -> list[Row]:
     """Every evaluation, in order, against the one at place `baseline`."""
     rows = [Row(i, one) for i, one in enumerate(evaluations, 1)]
     base = rows[baseline]
-    reference = _graded(base)
+    markers = {marker for one in evaluations if (marker := _start_marker(one.numbers))}
+    reference = _graded(base, markers)
     for row in rows:
-        mine = reference if row is base else _graded(row)
+        mine = reference if row is base else _graded(row, markers)
         _alone(row, mine)
         if row is not base and row.evaluation.numbers and base.evaluation.numbers:
             _against(row, mine, base, reference)
@@ -89,21 +90,22 @@ def compare(evaluations: Sequence[Evaluation], baseline: int = 0) -> list[Row]:
 Problems = Mapping[str, Graded]
 
 
-def _graded(row: Row) -> Problems | str:
+def _graded(row: Row, markers: Collection[str]) -> Problems | str:
     one = row.evaluation
     if not one.numbers or one.paths is None:
         return one.lacking
-    return read_graded(one.paths, _start_marker(one.numbers))
+    return read_graded(one.paths, markers)
 
 
-def read_graded(paths: StagePaths, start_marker: str = "") -> Problems | str:
-    """Problem id -> its verdicts; or, in words, why there are none to read."""
+def read_graded(paths: StagePaths, markers: Collection[str] = ()) -> Problems | str:
+    """Problem id -> its verdicts; or, in words, why there are none to read. `markers`: a latent span that
+    begins at once belongs to the method, not to the prompt that all are given."""
     groups: dict[str, list[Any]] = {}
     try:
         with open(paths.samples, "rb") as lines:
             for line in lines:
                 if line.strip():
-                    _add(groups, json.loads(line), start_marker)
+                    _add(groups, json.loads(line), markers)
     except FileNotFoundError:
         return "samples.jsonl is not there"
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -111,10 +113,12 @@ def read_graded(paths: StagePaths, start_marker: str = "") -> Problems | str:
     return {id: Graded(right / n, n, content, prompt) for id, (right, n, content, prompt) in groups.items()}
 
 
-def _add(groups: dict[str, list[Any]], row: Mapping[str, Any], start_marker: str) -> None:
+def _add(groups: dict[str, list[Any]], row: Mapping[str, Any], markers: Collection[str]) -> None:
     group = groups.get(row["id"])
     if group is None:
-        prompt = str(row.get("prompt", "")).rstrip().removesuffix(start_marker).rstrip()
+        prompt = str(row.get("prompt", "")).rstrip()
+        marker = next((m for m in markers if prompt.endswith(m)), "")
+        prompt = prompt.removesuffix(marker).rstrip()
         content = _digest([row.get("question"), row.get("gold")])
         group = groups[row["id"]] = [0, 0, content, _digest(prompt)]
     group[0] += row["verdict"] == "correct"
@@ -126,7 +130,7 @@ def _digest(value: Any) -> bytes:
 
 
 def _start_marker(numbers: Mapping[str, Any]) -> str:
-    """A latent span that begins at once belongs to the method, not to the prompt that all are given."""
+    """Of a latent span that begins right after the prompt."""
     latent = numbers.get("latent") or {}
     return (latent.get("markers") or {}).get("start") or "" if latent.get("start") != "model" else ""
 

@@ -49,7 +49,7 @@ def scatter(points: Sequence[Point], *, width: int = 60, height: int = 15) -> st
     grid = [[" "] * width for _ in range(height)]
 
     def column(x: float) -> int:
-        return round((x - left) / ((right - left) or 1) * (width - 1))
+        return round((x - left) / (right - left) * (width - 1)) if right > left else width // 2
 
     def line(accuracy: float) -> int:
         return height - 1 - round((accuracy - bottom) / (top - bottom) * (height - 1))
@@ -64,10 +64,16 @@ def scatter(points: Sequence[Point], *, width: int = 60, height: int = 15) -> st
     rows = [f"{ticks.get(y, ''):>7} ┤{''.join(cells)}".rstrip() for y, cells in enumerate(grid)]
     first, middle, last = (f"{math.exp(x) if log else x:.3g}" for x in (left, (left + right) / 2, right))
     scale = f"{first}{middle:^{width - 2 * max(len(first), len(last))}}"
-    scale += f"{last:>{width - len(scale)}}"
+    scale = f"{scale}{last:>{width - len(scale)}}" if right > left else f"{first:^{width}}"
     title = STEPS + (", logarithmic" if log else "")
     return "\n".join(
-        ["accuracy", *rows, f"{'':8}└{'─' * width}", f"{'':9}{scale}", f"{'':9}{title:^{width}}".rstrip()]
+        [
+            "accuracy",
+            *rows,
+            f"{'':8}└{'─' * width}",
+            f"{'':9}{scale}".rstrip(),
+            f"{'':9}{title:^{width}}".rstrip(),
+        ]
     )
 
 

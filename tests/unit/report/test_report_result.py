@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from latentctl.record.atomic import write_json
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
-from latentctl.report.result import many_table, mean_interval, run_table, stage_results
+from latentctl.report.many import sweep_table
+from latentctl.report.result import run_table, stage_results
 
 SCORE = {
     "accuracy": 0.8333, "accuracy_ci": [0.7, 0.91], "n": 120, "k": 1, "tokens_mean": 33.25, "truncated": 0.05,
@@ -46,10 +44,10 @@ def test_every_number_of_an_evaluation_is_in_the_table(tmp_path: Path) -> None:
         "70.0-91.0",
         "120",
         "33.2",
-        "5.0 %",
-        "1,234",
-        "30s",
-        "0.25 s per problem",
+        "S/PROB",
+        " 0.25",
+        "length 5 %",
+        "1,234 tokens/s, 30s with loading",
     ):
         assert part in text, part
     assert "eos 95 %, length 5 %" in text
@@ -72,22 +70,15 @@ def test_unfinished_stages_are_not_in_the_table(tmp_path: Path) -> None:
     assert run_table([]) == ""
 
 
-def test_the_interval_over_seeds_is_students() -> None:
-    mean, half = mean_interval([0.80, 0.82, 0.84])
-    assert mean == pytest.approx(0.82)
-    # s = 0.02, t(2) = 4.303: by hand
-    assert half == pytest.approx(4.303 * 0.02 / math.sqrt(3), rel=1e-6)
-    assert mean_interval([0.5]) == (0.5, None)
-
-
 def test_a_sweep_has_one_row_per_point_and_seeds_in_it(tmp_path: Path) -> None:
     runs = []
     for lr, accuracies in {1e-3: (0.5, 0.6), 1e-4: (0.2, 0.2)}.items():
         for seed, accuracy in enumerate(accuracies):
             run = make_run(tmp_path / f"r-{lr}-{seed}", {"score": {**SCORE, "accuracy": accuracy}})
             runs.append((run, {"train.lr": lr, "seed": seed}))
-    lines = many_table(runs).splitlines()
-    assert len(lines) == 3
+    lines = sweep_table(runs).splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["EVALUATION", "lr=0.001", "lr=0.0001"]
+    assert lines[3] == "* the highest of its dataset"
     assert "lr=0.001" in lines[1]
     assert "55.0 %" in lines[1]
     assert " 2 " in lines[1]
@@ -95,9 +86,53 @@ def test_a_sweep_has_one_row_per_point_and_seeds_in_it(tmp_path: Path) -> None:
     assert "20.0 %" in lines[2]
 
 
+def test_latent_steps_have_a_column_where_there_are_any(tmp_path: Path) -> None:
+    """Accuracy with interval, visible tokens, latent steps and seconds within 80 columns, names whole."""
+    slow = {**SCORE, "dataset": "shell-game", "n": 300, "accuracy": 1.0, "accuracy_ci": [0.987, 1.0]}
+    thinks = {**slow, "tokens_mean": 2.0, "latents_mean": 8.0, "latent_causes": {"fixed": 300}}
+    results = {"answer-eval": slow, "cot-eval": slow, "coconut.6-eval": thinks}
+    lines = run_table(stage_results(make_run(tmp_path / "r", results))).splitlines()
+    assert lines[0].split() == [
+        "EVAL",
+        "DATASET",
+        "ACCURACY",
+        "95",
+        "%",
+        "CI",
+        "N",
+        "TOKENS",
+        "LATENT",
+        "S/PROB",
+    ]
+    assert lines[2].split() == [
+        "cot-eval",
+        "shell-game",
+        "100.0",
+        "%",
+        "98.7-100.0",
+        "300",
+        "33.2",
+        "-",
+        "0.25",
+    ]
+    assert lines[3].split() == [
+        "coconut.6-eval",
+        "shell-game",
+        "100.0",
+        "%",
+        "98.7-100.0",
+        "300",
+        "2",
+        "8",
+        "0.25",
+    ]
+    assert "  coconut.6-eval: stopped by: eos 95 %, length 5 %; latent: fixed 100 %" in lines
+    assert all(len(line) <= 80 for line in lines)
+
+
 def test_a_single_seed_keeps_the_interval_over_problems(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", {"score": SCORE})
-    assert "70.0-91.0" in many_table([(run, {"train.lr": 1})])
+    assert "70.0-91.0" in sweep_table([(run, {"train.lr": 1})])
 
 
 def test_numbers_come_back_as_written(tmp_path: Path) -> None:
@@ -109,4 +144,4 @@ def test_seeds_that_agree_are_not_taken_for_certainty(tmp_path: Path) -> None:
     """Two seeds of 0 % on twelve problems: as uncertain as one such run."""
     score = {**SCORE, "accuracy": 0.0, "accuracy_ci": [0.0, 0.242], "n": 12}
     runs = [(make_run(tmp_path / str(i), {"score": score}), {"seed": i}) for i in range(2)]
-    assert "0.0-24.2" in many_table(runs)
+    assert "0.0-24.2" in sweep_table(runs)
