@@ -19,6 +19,8 @@ _BAR = 8
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _HEAT = ("cyan", "green", "yellow", "dark_orange", "red")
 _LISTED = 12
+_RARE = 0.005
+"""A less likely token would read 0.00."""
 _VERDICTS = {"correct": ("✓ correct", "bold green"), "wrong": ("✗ wrong", "bold red")}
 
 
@@ -43,7 +45,8 @@ def print_changed(console: Console, found: Sequence[Changed], judged: int, names
     """Which samples changed their verdict from one run to the other."""
     out = _Lines(console)
     out.line(f"{len(found):,} of {judged:,} verdicts differ", "bold")
-    out.line(f"  from {names[0]}\n    to {names[1]}", "dim")
+    out.line(f"  from {names[0]}", "dim")
+    out.line(f"  to   {names[1]}", "dim")
     for item in found[:_LISTED]:
         line = Text(f"  {_clip(visible(f'{item.key[0]}#{item.key[1]}'), 34)}  ")
         line.append_text(_verdict(item.before.get("verdict"))).append(" → ")
@@ -112,9 +115,7 @@ def _chain(out: _Lines, case: Case, top: float, *, whole: bool, named: bool) -> 
     if latent_end:
         out.line(f"  latent span ended by {latent_end}", "dim")
     out.title("text", text_end or "")
-    pieces = [p for p in case.chain() if isinstance(p, str)]
-    last = list(case.chain())[-1:]
-    out.body(pieces[-1] if pieces and isinstance(last[0], str) else "(none)")
+    out.body(_text(case) or "(none)")
     reason = case.row.get("reason")
     extracted = case.row.get("extracted")
     line = Text("\nverdict  ", "bold").append_text(_verdict(case.verdict))
@@ -125,6 +126,14 @@ def _chain(out: _Lines, case: Case, top: float, *, whole: bool, named: bool) -> 
         )
     for note in case.notes:
         out.line(f"note: {note}", "yellow")
+
+
+def _text(case: Case) -> str:
+    """The text, with each latent span in its place; a single one at the front goes without saying."""
+    parts = list(case.chain())
+    if parts and not isinstance(parts[0], str) and all(isinstance(p, str) for p in parts[1:]):
+        parts = parts[1:]
+    return "".join(p if isinstance(p, str) else f"{run_length(len(p), None)} " for p in parts)
 
 
 def _items(case: Case) -> Iterator[str | int]:
@@ -146,7 +155,7 @@ def _print_items(out: _Lines, case: Case, items: list[str | int], top: float, *,
             if i == HEAD:
                 _print_fold(out, case, items[HEAD : len(items) - TAIL])
         elif isinstance(item, str):
-            out.body(item)
+            out.line(_clip(f"{'':8}{' '.join(readable(item).split())}", out.width), "dim")
         elif case.steps is not None:
             out.text(_step(item, case.steps[item], top, out.width))
 
@@ -156,7 +165,7 @@ def _print_fold(out: _Lines, case: Case, items: list[str | int]) -> None:
     numbers = [i for i in kinds.get(int, []) if isinstance(i, int)]
     spread = steps_apart(case.steps[i] for i in numbers) if case.steps is not None else None
     texts = len(items) - len(numbers)
-    between = f" and {texts:,} pieces of text" if texts else ""
+    between = f" and {texts:,} piece{'s' * (texts > 1)} of text" if texts else ""
     out.line(f"  {run_length(len(numbers), spread)}{between}  --all shows them", "bold")
 
 
@@ -171,10 +180,9 @@ def _step(number: int, step: Step, top: float, width: int) -> Text:
     for i, (token, p) in enumerate(step.tokens):
         shown = visible(token)
         room = width - cell_len(line.plain) - 6 - (2 if i else 0)
-        if cell_len(shown) > room:
-            if i:
-                break
-            shown = _clip(shown, room)
+        if i and (cell_len(shown) > room or p < _RARE):
+            break
+        shown = _clip(shown, room)
         line.append("  " if i else "").append(shown, "bold" if i == 0 else "").append(f" {p:.2f}", "dim")
     extras = (f"  mass {step.mass:.2f}" if step.mass < 0.995 else "") + ("  noised" if step.noised else "")
     if extras and cell_len(line.plain) + cell_len(extras) <= width:
@@ -219,4 +227,4 @@ class _Lines:
         text = Text(readable(words).expandtabs(4))
         for part in text.wrap(self.console, self.width - 2, overflow="fold"):
             part.rstrip()
-            self.text(Text("  ").append_text(part))
+            self.text(Text("  ").append_text(part) if part.plain else part)

@@ -31,7 +31,8 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        self.errors(), self.requests()
+        for log in ("browser", "performance"):
+            self.driver.get_log(log)
         self.driver.get(page.absolute().as_uri())
 
     def run(self, script: str, *args: Any) -> Any:

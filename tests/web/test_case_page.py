@@ -270,7 +270,7 @@ def test_a_chain_of_6000_steps_is_drawn_at_once_and_unfolds(browser: Browser, tm
     begin = time.monotonic()
     browser.open(path)
     assert time.monotonic() - begin < 5
-    assert len(browser.all(".cell[data-step]")) == 36
+    assert len(browser.all(".cell[data-step]")) == 24 + 12
     assert browser.texts(".fold span") == ["[5,964 latent steps, entropy 0.21–1.6]"]
     bars = browser.run(
         "return [...document.querySelectorAll('.strip i')].map(e => e.getBoundingClientRect().height)"
@@ -297,6 +297,20 @@ def test_a_chain_of_6000_steps_is_drawn_at_once_and_unfolds(browser: Browser, tm
     assert browser.errors() == []
 
 
+def test_the_end_of_the_shorter_of_two_chains_is_not_folded_away(browser: Browser, tmp_path: Path) -> None:
+    one_chain(tmp_path, [step(["a", "b"], 1.0)] * 300, "long")
+    one_chain(tmp_path, [step(["a", "b"], 1.0)] * 100, "short")
+    browser.open(write(tmp_path, "long", "short", id="p"))
+    assert [t[: t.index(",")] for t in browser.texts(".fold span")] == [
+        "[64 latent steps",
+        "[188 latent steps",
+    ]
+    places = browser.run(
+        "return [...document.querySelectorAll('[data-run=\"1\"]')].map(e => Number(e.dataset.step))"
+    )
+    assert places == [*range(24), *range(88, 100)]
+
+
 def test_an_arrow_key_goes_on_into_a_fold(browser: Browser, tmp_path: Path) -> None:
     one_chain(tmp_path, [step(["a", "b"], 1.0)] * 100)
     browser.open(write(tmp_path, "r", id="p"))
@@ -312,7 +326,7 @@ def test_chains_without_a_trace_or_without_latent_steps_say_so(browser: Browser,
     fill(make_run(tmp_path / "explicit", {"score": "eval"}), [sample("p", tokens=4, logp_sum=-2.0)])
     browser.open(write(tmp_path, "untraced", "explicit", id="p"))
     ends = browser.texts("#chain .end")
-    assert ends[0].startswith("A: [6 latent steps] ended by fixed")
+    assert ends[0].startswith("A: 6 latent steps, ended by fixed")
     assert ends[1] == "B: no latent steps: an explicit chain"
     assert "no trace of its latent steps is in" in browser.texts(".note")[0]
     assert "-0.50" in browser.texts(".numbers")[1]

@@ -91,7 +91,9 @@ function cell(c, i, k) {
 }
 
 function row(k) {
-  const made = el("div", "row", el("div", "n", count(k + 1)), ...data.cases.map((c, i) => cell(c, i, k)));
+  const number = el("div", "n", count(k + 1));
+  number.setAttribute("role", "rowheader");
+  const made = el("div", "row", number, ...data.cases.map((c, i) => cell(c, i, k)));
   made.setAttribute("role", "row");
   made.id = `step-${k}`;
   return made;
@@ -104,7 +106,6 @@ function range(from, to) {
 }
 
 function fold(from, to) {
-  if (from >= to) return "";
   const made = el("div", "fold", el("span", "", `[${plural(to - from, "latent step")}${spread(from, to)}]`));
   const button = (words, a, b) => {
     const b_ = el("button", "", words);
@@ -121,7 +122,10 @@ function fold(from, to) {
 
 function open(made, a, b) {
   const from = Number(made.dataset.from), to = Number(made.dataset.to);
-  made.replaceWith(...[fold(from, a), range(a, b), fold(b, to)].filter(Boolean));
+  if (from < a) made.before(fold(from, a));
+  made.before(range(a, b));
+  if (b < to) made.before(fold(b, to));
+  made.remove();
 }
 
 function reveal(k) {
@@ -154,8 +158,21 @@ function strip(c, i) {
 
 function ended(c, i) {
   const how = !c.latents ? "no latent steps: an explicit chain" : c.latentEnd ? `ended by ${c.latentEnd}` : "";
-  const steps = c.latents && !c.steps ? `[${plural(c.latents, "latent step")}] ` : "";
-  return el("div", "end", many ? `${letter(i)}: ` : "", steps, how);
+  return el("div", "end", many ? `${letter(i)}: ` : "", c.latents ? `${plural(c.latents, "latent step")}, ` : "", how);
+}
+
+/* The beginning, and the end of each run; a gap too small to be worth a fold is shown. */
+function folded() {
+  const ends = traced.map(c => [Math.max(0, c.steps.length - TAIL), c.steps.length]).sort((a, b) => a[0] - b[0]);
+  const parts = [];
+  let done = 0;
+  for (const [from, to] of [[0, Math.min(HEAD, rows)], ...ends]) {
+    if (from - done > FEW) parts.push(fold(done, from));
+    else if (from > done) parts.push(range(done, from));
+    parts.push(range(Math.max(from, done), to));
+    done = Math.max(done, to);
+  }
+  return parts;
 }
 
 function chain() {
@@ -171,8 +188,7 @@ function chain() {
     grid.setAttribute("role", "grid");
     grid.setAttribute("aria-label", "latent steps");
     if (many) grid.append(el("div", "row head", el("div", "n"), ...data.cases.map((c, i) => el("div", "", el("span", "letter", letter(i)), ` ${c.run} / ${c.stage}`))));
-    if (rows > HEAD + TAIL + 4) grid.append(range(0, HEAD), fold(HEAD, rows - TAIL), range(rows - TAIL, rows));
-    else grid.append(range(0, rows));
+    grid.append(...folded());
     made.append(grid);
   }
   made.append(el("div", "row", el("div", "n"), ...data.cases.map(ended)));

@@ -56,7 +56,7 @@ def test_a_case_shows_question_steps_text_and_verdict(tmp_path: Path) -> None:
 
 def test_nothing_is_wider_than_80_columns_or_reaches_the_terminal_as_a_command(tmp_path: Path) -> None:
     steps = [step([*NASTY[i:], *NASTY[:i]], 0.3, mass=0.5, noised=True) for i in range(len(NASTY))]
-    long = "شكرا 数学 \x1b[2J\u202e 🧠" * 30 + "x" * 200 + "\t\tend   "
+    long = "شكرا 数学 \x1b[2J\u202e 🧠" * 30 + "x" * 200 + "\t\tend   \n\n  z"
     row = wrong(
         "数" * 60, question=long, gold=long, text=long, reason=long, extracted=long, **latent(len(steps))
     )
@@ -93,8 +93,8 @@ def test_many_spans_are_shown_in_order_with_the_text_between(tmp_path: Path) -> 
     lines = shown(only(tmp_path, row, [trace("a", [step(["x", "y"], 1.0)] * 3)])).splitlines()
     at = [i for i, line in enumerate(lines) if line.startswith("       ") and "x 0.73" in line]
     assert [lines[i].split()[0] for i in at] == ["1", "2", "3"]
-    assert lines[at[0] + 1] == "  one"
-    assert any(line == "  two" for line in lines[at[2] :])
+    assert lines[at[0] + 1] == "        one"
+    assert "  [1 latent step] one [2 latent steps] two" in lines[at[2] :]
 
 
 def test_an_untraced_chain_is_a_run_length_and_the_reason(tmp_path: Path) -> None:
