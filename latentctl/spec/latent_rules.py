@@ -48,6 +48,12 @@ def _decoding(stage: StageBase, draft: Draft) -> list[Found]:
         words = "nothing is learned here"
         hint = "leave latent.input out: the checkpoint carries its weights; or give them as a list"
         found.append(at(draft, ("latent", "input", "weights"), words, hint))
+    think = stage.sampling.max_think_tokens
+    if think is not None and said.input is not None and said.input.kind != "none":
+        words = "bounds reasoning in words, and here it is latent"
+        found.append(
+            at(draft, ("sampling", "max_think_tokens"), words, "latent.stop.max_len bounds latent steps")
+        )
     key, longest = _longest(said.stop)
     room = stage.sampling.max_new_tokens
     if longest >= room:

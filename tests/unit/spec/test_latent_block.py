@@ -219,6 +219,10 @@ TOGETHER = [
         "method: coconut\ntrain: {gradient_checkpointing: true}",
         "r.yaml:4:9: train.gradient_checkpointing: latent steps read the cache of earlier positions",
     ),
+    (
+        "method: eval\nlatent: {input: soft, stop: 3}\nsampling: {max_think_tokens: 9}",
+        "r.yaml:5:12: sampling.max_think_tokens: bounds reasoning in words, and here it is latent",
+    ),
     ("method: calibrate\ncalibrate: {thresholds: [1, 0.5]}", "0.5 stands after 1: thresholds rise, each"),
     ("method: calibrate\ncalibrate: {thresholds: [0.5, 0.5]}", "0.5 stands after 0.5: thresholds rise"),
     ("method: calibrate\ncalibrate: {thresholds: [0, 0.5]}", "thresholds.0: 0: wrong in a list of numbe"),
@@ -243,6 +247,7 @@ GOOD = [
     "method: eval\nlatent: {stop: {end_marker: true, max_len: 255}}",
     "method: eval\nlatent: {input: {kind: soft, top_k: 50, max_topk: null}}",
     "method: coconut\nlatent: null",
+    "method: eval\nlatent: {input: none}\nsampling: {max_think_tokens: 9}",
 ]
 
 
