@@ -10,18 +10,22 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
 from torch import Tensor
 
-from jobs.generate.protocol import EngineInfo, Request, Sample
+from jobs.generate.protocol import EngineInfo, Request, Sample, StopCause
 from jobs.generate.rows import Row
 from jobs.generate.runner import Runner
 from jobs.generate.sampling import Knobs, draw
 from jobs.generate.score import score
+from jobs.generate.spans import Spans
+from jobs.generate.thoughts import misfit, window
+from jobs.latent.knobs import TEXT
 from jobs.latent.noise import uniform
+from jobs.runtime.errors import JobUserError
 
 _REFILL = 8  # new requests are admitted when 1/8 of the rows is free: prefills are batched, few rows idle
 _NEAR = 0.75  # prompts of one prefill are at least this share of its longest
@@ -74,7 +78,13 @@ class TransformersEngine:
                 f"the prompt's {len(request.ids)} tokens and max_new_tokens "
                 f"({request.sampling.max_new_tokens}) exceed the model's {limit} positions"
             )
-        return None
+        if request.thoughts is None:
+            return None
+        try:
+            _ = self.runner.parts
+        except JobUserError as error:
+            return str(error)
+        return misfit(request.thoughts, request.ids, request.sampling, size)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Sample]:
         """Samples as each finishes. A refused or failed request comes as a sample with `cause` "error"."""
@@ -118,6 +128,15 @@ def _total(request: Request) -> int:
     return len(request.ids) + request.sampling.max_new_tokens
 
 
+class Seen(NamedTuple):
+    """What came out of one prompt."""
+
+    logits: Tensor
+    """(V,) after it."""
+    states: Tensor
+    """(m, d) its last hidden states, newest first; m 0 where no request takes latent steps."""
+
+
 class _Batch:
     """The rows that are being generated and the requests that wait."""
 
@@ -131,9 +150,13 @@ class _Batch:
         self.waiting = deque(order)
         self.rows: list[Row] = []
         self.limit = engine.max_batch
-        self.knobs: Knobs | None = None
-        self.shared: tuple[tuple[int, ...], Tensor] | None = None
-        """The last prompt prefilled and the logits after it, while more samples of it wait."""
+        self.knobs: tuple[list[int], Knobs] | None = None
+        """Of these rows, while nobody comes or goes."""
+        self.states = max((window(r.thoughts) for r in requests if r.thoughts is not None), default=0)
+        """So many hidden states of each prompt are asked for; 0: no request takes latent steps."""
+        self.spans: Spans | None = None
+        self.shared: tuple[tuple[int, ...], Seen] | None = None
+        """The last prompt prefilled and what came out of it, while more samples of it wait."""
 
     @torch.inference_mode()
     def advance(self) -> list[Sample]:
@@ -177,55 +200,112 @@ class _Batch:
         groups: dict[tuple[int, ...], list[int]] = {}
         for slot, row in enumerate(new, start=before):
             groups.setdefault(tuple(row.request.ids), []).append(slot)
-        logits = self._copied(groups, before)
-        if fresh := [prompt for prompt in groups if prompt not in logits]:
-            out = self.runner.prefill(fresh, [groups[p] for p in fresh])
-            logits.update(zip(fresh, out, strict=True))
+        seen = self._copied(groups, before)
+        if fresh := [prompt for prompt in groups if prompt not in seen]:
+            seen.update(zip(fresh, self._see(fresh, [groups[p] for p in fresh]), strict=True))
         last = tuple(new[-1].request.ids)
         more = self.waiting and tuple(self.waiting[0].ids) == last
-        self.shared = (last, logits[last].clone()) if more else None
+        self.shared = (last, Seen(*(t.clone() for t in seen[last]))) if more else None
         self.knobs = None
-        rows = torch.stack([logits[tuple(row.request.ids)] for row in new])
-        return self._take(rows, range(before, len(self.rows)))
+        each = [seen[tuple(row.request.ids)] for row in new]
+        logits, states = (torch.stack(t) for t in zip(*each, strict=True))
+        spans = Spans.begin(new, states, self.runner.parts.embedding) if self.states else None
+        hidden = states[:, 0] if self.states else None
+        return self._take(logits, hidden, range(before, len(self.rows)), spans)
 
-    def _copied(self, groups: dict[tuple[int, ...], list[int]], active: int) -> dict[tuple[int, ...], Tensor]:
+    def _see(self, prompts: list[tuple[int, ...]], slots: list[list[int]]) -> Iterator[Seen]:
+        if self.states:
+            return map(Seen, *self.runner.prefill_states(prompts, slots, self.states))
+        logits = self.runner.prefill(prompts, slots)
+        return map(Seen, logits, logits.new_empty(len(prompts), 0, 0))
+
+    def _copied(self, groups: dict[tuple[int, ...], list[int]], active: int) -> dict[tuple[int, ...], Seen]:
         """Samples of a problem whose prompt was prefilled before: its columns are copied from a row
         still active."""
         if self.shared is None or self.shared[0] not in groups:
             return {}
-        prompt, logits = self.shared
+        prompt, seen = self.shared
         source = next((s for s in range(active) if tuple(self.rows[s].request.ids) == prompt), None)
         if source is None:
             return {}
         for slot in groups[prompt]:
             self.runner.cache.copy(source, slot, len(prompt))
-        return {prompt: logits}
+        return {prompt: seen}
 
     def _step(self) -> list[Sample]:
         positions = [row.next_position for row in self.rows]
         self._room(max(positions) + 1)
-        logits = self.runner.step([row.ids[-1] for row in self.rows], positions)
-        return self._take(logits, range(len(self.rows)))
+        everyone = range(len(self.rows))
+        spans = self.spans
+        if spans is None:
+            logits = self.runner.step([row.ids[-1] for row in self.rows], positions)
+            return self._take(logits, None, everyone, None)
+        read = spans.reads or not all(row.goes_on for row in self.rows)
+        hidden, logits = self.runner.feed(self._inputs(spans), positions, head=read)
+        return self._take(logits, hidden, everyone, spans)
 
-    def _take(self, logits: Tensor, slots: range) -> list[Sample]:
-        """Draw a token for each of these rows, let the rows judge, and close up the finished ones."""
+    def _inputs(self, spans: Spans) -> Tensor:
+        """What each row feeds (rows, d): its newest token's embedding, or its latent input."""
+        if all(row.thinks for row in self.rows):
+            return spans.x
+        return spans.feed(self.runner.embed([0 if row.thinks else row.ids[-1] for row in self.rows]))
+
+    def _take(
+        self, logits: Tensor | None, hidden: Tensor | None, slots: range, spans: Spans | None
+    ) -> list[Sample]:
+        """Let the rows of these slots go on by one position, a latent step or a token, and close up the
+        finished ones. `spans`: those of them that may think."""
         rows = [self.rows[s] for s in slots]
-        whole = len(rows) == len(self.rows)
-        knobs = self.knobs if whole and self.knobs is not None else _knobs(rows, logits.device)
-        self.knobs = knobs if whole else None
-        tokens, logps = self._draw(logits, rows, knobs)
-        done: list[Sample] = []
-        finished: list[int] = []
-        for slot, row, token, logp in zip(slots, rows, tokens, logps, strict=True):
-            if not math.isfinite(logp):
-                done.append(row.sample("error", f"the model's logits are not finite at token {len(row.ids)}"))
-                finished.append(slot)
-            elif cause := row.accept(token, logp):
-                done.append(row.sample(cause))
-                finished.append(slot)
+        thinking = spans.step(logits, hidden) if spans is not None and hidden is not None else []
+        ends: dict[int, tuple[StopCause, str | None]] = {}
+        for i in thinking:
+            if cause := rows[i].think():
+                ends[i] = cause, None
+        if len(thinking) < len(rows):
+            assert logits is not None, "a row draws a token, but the head was left out"
+            still = set(thinking)
+            text = [i for i in range(len(rows)) if i not in still]
+            self._write(logits if not thinking else logits[text], rows, text, slots, spans, ends)
         self.engine.tokens += len(rows)
-        self._close_up(finished)
+        done = [rows[i].sample(cause, error) for i, (cause, error) in sorted(ends.items())]
+        self._close_up([slots[i] for i in ends])
+        self._follow(spans, moved=bool(ends))
         return done
+
+    def _write(
+        self,
+        logits: Tensor,
+        rows: list[Row],
+        text: list[int],
+        slots: range,
+        spans: Spans | None,
+        ends: dict[int, tuple[StopCause, str | None]],
+    ) -> None:
+        """Draw a token for each of the rows `text`, whose `logits` (text, V) these are; they judge."""
+        writing = [rows[i] for i in text]
+        whole = len(rows) == len(self.rows)
+        if not whole or self.knobs is None or self.knobs[0] != text:
+            knobs = _knobs(writing, logits.device)
+            self.knobs = (text, knobs) if whole else None
+        else:
+            knobs = self.knobs[1]
+        tokens, logps = self._draw(logits, writing, knobs)
+        opened: set[int] = set()
+        if spans is not None:
+            free = zip(text, writing, tokens, strict=True)
+            opened = spans.listen({i: token for i, row, token in free if row.phase == TEXT})
+        for i, row, token, logp in zip(text, writing, tokens, logps, strict=True):
+            if not math.isfinite(logp):
+                ends[i] = "error", f"the model's logits are not finite at token {len(row.ids)}"
+            elif cause := row.accept(token, logp, opens=i in opened):
+                ends[i] = cause, None
+
+    def _follow(self, spans: Spans | None, *, moved: bool) -> None:
+        """After rows came, left, `moved` or wrote their last end marker: the spans of all that may think."""
+        if spans is not self.spans:
+            self.spans = Spans.gathered([self.spans, spans], self.rows)
+        elif spans is not None and (moved or not all(row.watched for row in spans.rows)):
+            self.spans = Spans.gathered([spans], self.rows)
 
     def _draw(self, logits: Tensor, rows: list[Row], knobs: Knobs) -> tuple[list[int], list[float]]:
         uniforms = None
@@ -254,7 +334,8 @@ class _Batch:
 
         Their draws depend on nothing but the request, so they come out the same.
         """
-        rows, self.rows, self.knobs, self.shared = self.rows, [], None, None
+        rows, self.rows = self.rows, []
+        self.knobs = self.spans = self.shared = None
         self.runner.reset()
         if len(rows) <= 1:
             return [row.sample("error", "out of memory with this request alone") for row in rows]
