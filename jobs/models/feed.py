@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from jobs.latent.inputs import contextual, visible, window_weights
+from jobs.latent.kept import keep
+from jobs.latent.knobs import Knobs, Row
 from jobs.models.parts import Parts
 from jobs.runtime.errors import JobUserError
-from latentctl.spec.latent import ContextualInput, LatentInput
+from latentctl.spec.latent import ContextualInput, LatentInput, LatentSpec, SoftInput, StopSpec
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,24 @@ def make_feed(
         return Feed(lambda window, valid: initial().expand(window.shape[0], -1), 0, initial=initial)
     if input.kind == "contextual":
         return _contextual(input, learned, initial)
+    if input.kind == "soft":
+        return _soft(input, parts, initial)
     raise JobUserError(f"the input {input.kind} has no latent steps to train")
+
+
+def _soft(input: SoftInput, parts: Parts, initial: Callable[[], Tensor] | None) -> Feed:
+    """The mean embedding of the tokens that the head finds likely at the state before. The embeddings are
+    looked up, not multiplied as a matrix: that is what gathers them under ZeRO-3."""
+    row = Row(LatentSpec(input=input, start="prompt", stop=StopSpec(fixed=0)), end=(0,), fixed=0)
+
+    def give(window: Tensor, valid: Tensor | None) -> Tensor:
+        hidden = window[:, 0]
+        knobs = Knobs.of([row] * hidden.shape[0], hidden.device)
+        kept = keep(parts.head(hidden).float(), knobs, knobs.width)
+        rows = parts.embed(kept.ids)
+        return torch.bmm(kept.logp.exp()[:, None], rows.float()).squeeze(1).to(rows.dtype)
+
+    return Feed(give, 1, initial=initial)
 
 
 def _contextual(input: ContextualInput, learned: Tensor | None, initial: Callable[[], Tensor] | None) -> Feed:
