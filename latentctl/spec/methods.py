@@ -84,7 +84,8 @@ TEXT_ONLY = ("no_thoughts", "cot", "no_cot")
 class CoconutSettings(MethodSettings):
     """Coconut (arXiv 2412.06769): text steps are replaced by latent steps, one more in each curriculum stage.
 
-    Written once, it becomes a chain of stages: `NAME.0`, `NAME.1`, ...
+    Written once, it becomes a chain of stages: `NAME.0`, `NAME.1`, ... Each starts from the last weights of
+    the one before; `train.keep.best` keeps a checkpoint beside, it does not change that.
     """
 
     method = "coconut"
@@ -113,7 +114,8 @@ class CoconutSettings(MethodSettings):
     stage: int | None = Field(default=None, ge=0)
     """Which curriculum stage this stage trains; set by the chain. Said by hand: one stage and no chain."""
     eval_each: bool | dict[str, Any] = False
-    """Evaluate after each curriculum stage; a map is what those evaluations say besides, such as
+    """Evaluate after each curriculum stage, on the validation problems (else the dataset's test split) and
+    with the checkpoint's latent settings; a map is what those evaluations say besides, such as
     `{dataset: {limit: 200}, sampling: {max_new_tokens: 64}}`."""
     count: Literal["scheduled", "per_example", "difficulty"] = "scheduled"
     """`scheduled`: Coconut's; `per_example`: min(stage, steps) · c, all else stays text; `difficulty`: every
