@@ -84,10 +84,14 @@ def find(runs_dir: Path, text: str, *, like: str | None = None) -> Evaluation:
     run, asked = _taken_apart(runs_dir, text)
     plan = Plan.load(run.plan)
     stages = ((try_read_json(run.spec) or {}).get("experiment") or {}).get("stages", [])
-    evals = {s["name"]: s for s in stages if s.get("method") == "eval"}
+    planned = {s for job in plan.jobs for s in job.stages}
+    evals = {s["name"]: s for s in stages if s.get("method") == "eval" and s["name"] in planned}
     if asked is not None and asked not in evals:
-        known = asked in {s for job in plan.jobs for s in job.stages}
-        what = f"stage {asked} of {run.id} is no evaluation" if known else f"{run.id} has no stage {asked!r}"
+        what = (
+            f"stage {asked} of {run.id} is no evaluation"
+            if asked in planned
+            else f"{run.id} has no stage {asked!r}"
+        )
         raise _not_found(what, f"its evaluations: {', '.join(evals) or 'none'}")
     if not evals:
         raise _not_found(

@@ -134,6 +134,11 @@ def test_hovering_a_step_shows_its_distribution(browser: Browser, tmp_path: Path
         "return [...document.querySelectorAll('#tip .p')].map(e => e.getBoundingClientRect().width)"
     )
     assert widths[0] == pytest.approx(2.5 * widths[1], rel=0.02)
+    whole, a, b = browser.run(
+        "const bar = document.querySelector('.bar');"
+        "return [bar, ...bar.children].map(e => e.getBoundingClientRect().width)"
+    )
+    assert (a / whole, b / whole) == pytest.approx((0.5, 0.2), abs=0.01)
     browser.hover(second)
     text = browser.texts("#tip")[0]
     assert "these were mixed: 93.0 % of the mass" in text
