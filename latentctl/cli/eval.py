@@ -34,6 +34,12 @@ def eval(
         str | None, typer.Option("--split", help="train, valid or test; test if unsaid.")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many problems.")] = None,
+    latents: Annotated[
+        int | None,
+        typer.Option(
+            "--latents", min=0, metavar="N", help="Exactly so many latent steps. [default: the checkpoint's]"
+        ),
+    ] = None,
     set_: Set = None,
     cluster: Cluster = "local",
     name: Name = None,
@@ -45,6 +51,9 @@ def eval(
 ) -> None:
     """Evaluate a checkpoint or a run on a dataset. It is a run like any other.
 
+    Prompt and latent settings are those that the checkpoint carries, unless --latents or --set say otherwise:
+    --set latent.stop.max_len=800, or --set latent.input=none to decode it as text.
+
     Example: latentctl eval --checkpoint @last/sft@best --dataset gsm8k --limit 100
     """
     from latentctl.spec.load import load_mapping
@@ -52,7 +61,7 @@ def eval(
     root = output.runs_dir(runs_dir)
     profile = launching.cluster(cluster)
     source = checkpoints.resolve(checkpoint, root)
-    data = recipe(source, root, dataset=dataset, split=split, limit=limit)
+    data = recipe(source, root, dataset=dataset, split=split, limit=limit, latents=latents)
     loaded = load_mapping(data, launching.overrides(set_, name), "latentctl eval")
     if len(loaded.points) != 1:
         raise UserError("eval is one evaluation; for several: latentctl sweep")
@@ -65,9 +74,9 @@ def eval(
 
 
 def recipe(
-    source: str, runs_dir: Path, *, dataset: str, split: str | None, limit: int | None
+    source: str, runs_dir: Path, *, dataset: str, split: str | None, limit: int | None, latents: int | None
 ) -> dict[str, Any]:
-    """The recipe that stands for the options. The prompt is what the checkpoint carries."""
+    """The recipe that stands for the options. Prompt and latent settings are what the checkpoint carries."""
     from latentctl.spec.dataset import is_path
 
     problems = {"path" if is_path(dataset) else "name": dataset, "split": split, "limit": limit}
@@ -76,14 +85,17 @@ def recipe(
         "method": "eval",
         "dataset": {k: v for k, v in problems.items() if v is not None},
     }
-    if source.startswith("run:"):
-        run_id, _, stage = source.removeprefix("run:").partition("@")[0].partition("/")
-        data["model"] = _without_nulls(checkpoints.model_of(run_id, stage, runs_dir) or {})
-        data["from"] = source
-    else:
-        data["model"] = {"path": source}
-        data["from"] = "model"
-    return data
+    if latents is not None:
+        data["latent"] = {"stop": latents}
+    return data | weights(source, runs_dir)
+
+
+def weights(source: str, runs_dir: Path) -> dict[str, Any]:
+    """`model` and `from` of a stage that starts from `source`, as `runs.checkpoint.resolve` gives it."""
+    if not source.startswith("run:"):
+        return {"model": {"path": source}, "from": "model"}
+    run_id, _, stage = source.removeprefix("run:").partition("@")[0].partition("/")
+    return {"model": _without_nulls(checkpoints.model_of(run_id, stage, runs_dir) or {}), "from": source}
 
 
 def _name(source: str, dataset: str) -> str:

@@ -21,6 +21,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "submit": ("Run", "latentctl.cli.submit", "Validate, plan and start a recipe; here or on a cluster."),
     "sweep": ("Run", "latentctl.cli.sweep", "Start every point of a grid."),
     "eval": ("Run", "latentctl.cli.eval", "Evaluate a checkpoint or a run on a dataset."),
+    "calibrate": (
+        "Run",
+        "latentctl.cli.calibrate",
+        "Entropy thresholds: which share of latent steps lies above each.",
+    ),
     "cancel": ("Run", "latentctl.cli.cancel", "Stop a run and all its processes."),
     "retry": ("Run", "latentctl.cli.retry", "Resume a failed, cancelled or lost run from its checkpoints."),
     "status": ("Look", "latentctl.cli.status", "Runs and jobs: state, progress, time left."),

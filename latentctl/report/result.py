@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 from latentctl.record.atomic import try_read_json
+from latentctl.record.calibration import parse
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import Plan
+from latentctl.report.calibration import calibration_text
 from latentctl.report.text import Column, clip, duration, number, percent, short, small, table
 
 
@@ -40,15 +43,18 @@ def stage_results(run: RunPaths, plan: Plan | None = None) -> list[StageResult]:
 
 
 def run_table(results: Sequence[StageResult], *, colour: bool = False) -> str:
-    """The result of one run: a table of its evaluations, one of its trainings."""
+    """The result of one run: a table of its evaluations, one of its trainings, those of its calibrations."""
     parts = []
     evaluations = [r for r in results if r.scores]
     if evaluations:
         parts.append(_evaluations(evaluations, colour=colour))
         parts += [line for r in evaluations for line in _details(r)]
-    others = [r for r in results if not r.scores]
+    calibrations = [r for r in results if r.numbers.get("calibration")]
+    others = [r for r in results if not r.scores and r not in calibrations]
     if others:
         parts.append(("\n" if parts else "") + _trainings(others))
+    for r in calibrations:
+        parts.append(("\n" if parts else "") + calibration_text(parse(r.numbers["calibration"]), r.stage))
     return "\n".join(parts)
 
 
@@ -118,7 +124,7 @@ def _shares(counts: Mapping[str, int] | None) -> str:
 
 
 def _details(result: StageResult) -> list[str]:
-    """What does not fit the table: k > 1, how answers ended, ungraded ones, leakage."""
+    """What does not fit the table: k > 1, how answers ended, ungraded ones, leakage, warnings."""
     n = result.numbers
     found: list[str] = []
     k = n.get("k") or 1
@@ -136,7 +142,12 @@ def _details(result: StageResult) -> list[str]:
     if n.get("tokens_per_s"):
         took = f", {duration(n['seconds'])} with loading" if n.get("seconds") is not None else ""
         found.append(f"{number(round(float(n['tokens_per_s'])))} tokens/s{took}")
-    return [clip(f"  {result.stage}: {text}", 80) for text in found]
+    lines = [clip(f"  {result.stage}: {text}", 80) for text in found]
+    for warning in n.get("warnings") or []:
+        lines += wrap(
+            f"{result.stage}: warning: {warning}", 78, initial_indent="  ", subsequent_indent="    "
+        )
+    return lines
 
 
 def _leakage(report: Any) -> list[str]:
