@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latentctl.record.paths import StagePaths
-from latentctl.report.evals import Evaluation, data_text
+from latentctl.report.evals import Evaluation, data_text, ungraded
 from latentctl.report.intervals import Interval, paired_difference
 from latentctl.report.text import percent
 
@@ -143,9 +143,9 @@ def _alone(row: Row, mine: Problems | str) -> None:
         return
     if one.debug:
         row.marks.append(Mark("r", "a debug run: a few problems only"))
-    errors = one.numbers.get("graded_errors")
+    errors = ungraded(one.numbers.get("graded_errors") or 0)
     if errors:
-        row.marks.append(Mark("e", f"{errors} answers could not be graded: counted as wrong"))
+        row.marks.append(Mark("e", errors))
     if isinstance(mine, str):
         row.marks.append(Mark("u", f"{mine}: no difference"))
         return

@@ -174,14 +174,16 @@ def _state(run: RunPaths, job: str) -> str:
 
 def labels(rows: Sequence[tuple[str, str, str]]) -> list[str]:
     """Short names for (run or sweep, point, stage) that still tell the rows apart: what is the same in all of
-    them is left out, and a run's hash where its name is enough."""
+    them is left out, a sweep's name where there is one sweep, and a run's hash where its name is enough."""
     runs = {run: run.rpartition("-")[0] or run for run, _, _ in rows}
     if len(set(runs.values())) < len(runs):
         runs = {run: run for run in runs}
     stages = {stage for _, _, stage in rows}
+    sweeps = {run for run, point, _ in rows if point}
     names = []
     for run, point, stage in rows:
-        where = [part for part in (runs[run] if len(runs) > 1 else "", point) if part]
+        named = len(runs) > 1 and not (point and len(sweeps) == 1)
+        where = [part for part in (runs[run] if named else "", point) if part]
         names.append("/".join([*where, stage] if len(stages) > 1 or not where else where))
     return names
 
@@ -204,5 +206,12 @@ def value_text(value: Any) -> str:
 
 
 def data_text(one: Evaluation) -> str:
-    """`gsm8k test`: dataset and split."""
-    return " ".join(t for t in (dataset(one.numbers or one.spec), one.numbers.get("split")) if t)
+    """`gsm8k test`: dataset and split; of an unfinished one as far as spec.json says."""
+    said = one.spec.get("dataset")
+    split = one.numbers.get("split") or (said.get("split") if isinstance(said, Mapping) else None)
+    return " ".join(t for t in (dataset(one.numbers or one.spec), split) if t)
+
+
+def ungraded(count: int) -> str:
+    """In words; empty for none."""
+    return f"{count} answer{'s' * (count > 1)} could not be graded: counted as wrong" if count else ""

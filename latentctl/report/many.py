@@ -20,6 +20,7 @@ from latentctl.report.evals import (
     labels,
     leaves,
     point_text,
+    ungraded,
     value_text,
 )
 from latentctl.report.intervals import mean_interval
@@ -120,9 +121,11 @@ def text(rows: Sequence[Folded], *, colour: bool = False) -> str:
     top = best(rows)
     latent = any(row.mean(latents) is not None for row in rows)
     seeds = any(len(row.many) > 1 for row in rows)
+    sets = {data_text(row.first) for row in rows if row.finished}
+    one_set = len(sets) == 1 and len({dataset(row.first.numbers or row.first.spec) for row in rows}) == 1
     head = [
         Column("EVALUATION", elastic=True, middle=True, least=16),
-        Column("DATASET", elastic=True, least=6),
+        *([] if one_set else [Column("DATASET", elastic=True, least=6)]),
         *([Column("RUNS", right=True, elastic=True, least=4)] if seeds else []),
         Column("ACCURACY", right=True),
         Column("95 % CI", right=True),
@@ -137,7 +140,7 @@ def text(rows: Sequence[Folded], *, colour: bool = False) -> str:
         body.append(
             [
                 names[i],
-                dataset(row.first.numbers or row.first.spec),
+                *([] if one_set else [data_text(row.first)]),
                 *([row.runs] if seeds else []),
                 ("-" if row.accuracy is None else f"{percent(row.accuracy)} %") + mark,
                 interval(row.bounds),
@@ -146,8 +149,9 @@ def text(rows: Sequence[Folded], *, colour: bool = False) -> str:
                 small(row.mean(seconds_per_problem)),
             ]
         )
+    above = [f"dataset {next(iter(sets))}"] if one_set else []
     notes = ["* the highest of its dataset"] if top else []
-    return "\n".join([table(head, body, colour=colour), *notes, *_notes(rows)])
+    return "\n".join([*above, table(head, body, colour=colour), *notes, *_notes(rows)])
 
 
 def caveats(row: Folded) -> list[str]:
@@ -156,8 +160,8 @@ def caveats(row: Folded) -> list[str]:
     found = [] if not row.lacking else found if len(row.many) > 1 else [f"no numbers: {row.lacking}"]
     if any(one.debug for one in row.many):
         found.append("a debug run: a few problems only")
-    errors = sum(int(n.get("graded_errors") or 0) for n in row.finished)
-    return [*found, *([f"{errors} answers could not be graded: counted as wrong"] if errors else [])]
+    errors = ungraded(sum(int(n.get("graded_errors") or 0) for n in row.finished))
+    return [*found, errors] if errors else found
 
 
 def _flat(row: Folded, *, is_best: bool) -> dict[str, Any]:

@@ -77,13 +77,12 @@ def test_a_sweep_has_one_row_per_point_and_seeds_in_it(tmp_path: Path) -> None:
             run = make_run(tmp_path / f"r-{lr}-{seed}", {"score": {**SCORE, "accuracy": accuracy}})
             runs.append((run, {"train.lr": lr, "seed": seed}))
     lines = sweep_table(runs).splitlines()
-    assert [line.split()[0] for line in lines[:3]] == ["EVALUATION", "lr=0.001", "lr=0.0001"]
-    assert lines[3] == "* the highest of its dataset"
-    assert "lr=0.001" in lines[1]
-    assert "55.0 %" in lines[1]
-    assert " 2 " in lines[1]
-    assert "lr=0.0001" in lines[2]
-    assert "20.0 %" in lines[2]
+    assert lines[0] == "dataset gsm8k"
+    assert [line.split()[0] for line in lines[1:4]] == ["EVALUATION", "lr=0.001", "lr=0.0001"]
+    assert lines[4] == "* the highest of its dataset"
+    assert "55.0 %" in lines[2]
+    assert " 2 " in lines[2]
+    assert "20.0 %" in lines[3]
 
 
 def test_latent_steps_have_a_column_where_there_are_any(tmp_path: Path) -> None:
