@@ -159,7 +159,7 @@ def test_normal_ranks_by_tables_of_the_normal_distribution() -> None:
             {"uniform_prob": 0.3, "count": "difficulty", "difficulty": {}},
             "uniform_prob belongs to a curriculum",
         ),
-        ({"dynamic": True, "variant": "no_thoughts"}, "dynamic belongs to variant: coconut"),
+        ({"dynamic": True, "variant": "no_thoughts"}, "dynamic"),
         (
             {"count": "difficulty", "difficulty": {}, "variant": "no_cot"},
             "count: difficulty belongs to variant: coconut",
