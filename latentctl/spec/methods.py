@@ -170,14 +170,8 @@ class CoconutSettings(MethodSettings):
     @model_validator(mode="after")
     def _means_something(self) -> CoconutSettings:
         staged = self.variant in ("coconut", "no_thoughts")
-        if self.dynamic and self.variant != "coconut":
-            raise ValueError(f"dynamic belongs to variant: coconut; {self.variant} takes no latent steps")
         if self.count == "difficulty" and self.variant != "coconut":
             raise ValueError(f"count: difficulty belongs to variant: coconut, not to {self.variant}")
-        if self.pad_latent_to_max and self.count != "scheduled":
-            raise ValueError("pad_latent_to_max belongs to count: scheduled")
-        if self.overflow != "keep" and self.count != "per_example":
-            raise ValueError("overflow belongs to count: per_example")
         for key in ("uniform_prob", "data_mixing_ratio"):
             if getattr(self, key) and (not staged or self.count == "difficulty"):
                 raise ValueError(f"{key} belongs to a curriculum of stages")
