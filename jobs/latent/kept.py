@@ -1,9 +1,9 @@
 """The tokens that a soft input mixes: temperature, top-k, top-p, min-p, then at most so many (`cap`).
 
-Each filter acts on what the one before left, renormalised. The order is that of logits, largest first, ties
-by token id; a count (top-k, cap) is exact and top-p keeps the smallest set, so tokens that tie with the last
-one kept are dropped, lowest ids kept; min-p keeps all that tie. Only among tokens that tie with the last one
-looked at (`Knobs.look`) is the choice left to `torch.topk`.
+Each filter acts on what the one before left, renormalised. The order is that of the logits, largest first,
+ties by token id. A count (top-k, cap) is exact and top-p keeps the smallest set, so of tokens that tie at the
+edge those with the lowest ids are kept; min-p keeps all that tie. Only among tokens that tie with the last
+one looked at (`Knobs.look`) is the choice left to `torch.topk`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from jobs.latent.knobs import Knobs
+from jobs.latent.largest import largest
 
 _FIRST = 32
+"""Tokens looked at first where any number may be kept; a nucleus is rarely larger."""
 _WIDER = 16
+_ROWS = 4
+"""So many rows of a large vocabulary stay in a processor's cache from one pass to the next."""
 
 
 class Kept(NamedTuple):
@@ -33,86 +37,107 @@ class Kept(NamedTuple):
     """(N,) probability of the kept tokens before filters."""
 
 
+class _Survey(NamedTuple):
+    """The most likely tokens of N rows."""
+
+    logits: Tensor
+    """(N, L) largest first"""
+    ids: Tensor
+    """(N, L)"""
+    highest: Tensor
+    """(N,) log-prob of the first under the whole distribution: the log-sum-exp, seen from the peak."""
+    entropy: Tensor
+    """(N,)"""
+
+
 def keep(logits: Tensor, knobs: Knobs, width: int | None) -> Kept:
     """What the filters leave of `logits` (N, V), normalised by the log-sum-exp over all V.
 
     `width` K: a static number of tokens, no look at values on the host. None: as many as the filters of any
-    row keep; looks at values to widen the search in the rows that need it. Differentiable in the logits.
+    row keep; looks at values, to widen the search in the rows that need it alone. Differentiable in the
+    logits.
     """
-    peak = logits.detach().amax(-1, keepdim=True)
-    scale = knobs.temperature.to(logits.dtype)[:, None]
-    log_norm, entropy = log_partition(logits, peak, scale, knobs.entropic and not knobs.reheats)
-    if knobs.entropic and knobs.reheats:
-        _, entropy = log_partition(logits, peak, knobs.heat.to(logits.dtype)[:, None], True)
+    look = max(_FIRST if width is None else width, knobs.look)
+    seen = _survey(logits, knobs.temperature, knobs.heat, look, knobs)
+    logp = _logp(seen.logits, seen.highest, knobs)
+    ids, kept = seen.ids, _filter(logp, knobs)
     if width is None:
-        values, ids, kept = _widen(logits, peak, scale, log_norm, knobs, max(_FIRST, knobs.look))
-    else:
-        values, ids = _largest(logits, max(width, knobs.look))
-        values = (values - peak) / scale - log_norm
-        kept = _filter(values, knobs)[:, :width]
-        values, ids = values[:, :width], ids[:, :width]
-    values = values.masked_fill(~kept, -torch.inf)
-    total = values.logsumexp(-1, keepdim=True)
-    if entropy is None:
-        entropy = torch.full_like(log_norm, torch.nan)
-    return Kept(ids, values - total, entropy.squeeze(-1), total.squeeze(-1).exp())
+        logp, ids, kept = _widen(logits, seen.highest, logp, ids, kept, knobs)
+    logp, ids = logp[:, :width].masked_fill(~kept[:, :width], -torch.inf), ids[:, :width]
+    total = logp.logsumexp(-1, keepdim=True)
+    return Kept(ids, logp - total, seen.entropy, total.squeeze(-1).exp())
 
 
-def log_partition(
-    logits: Tensor, peak: Tensor, scale: Tensor, entropic: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Log-sum-exp of (logits - peak) / scale and, if asked, the entropy of that distribution, each (N, 1).
+def entropies(logits: Tensor, temperature: Tensor) -> Tensor:
+    """(N,) in nats, of softmax(logits / temperature); `logits` (N, V), `temperature` (N,)."""
+    return _normalise(logits, logits.detach().argmax(-1, keepdim=True), temperature, True)[1]
 
-    `logits` (N, V); `peak` (N, 1) their maximum; `scale` (N, 1).
-    """
-    scaled = (logits - peak) / scale
-    mass = scaled.exp()
-    total = mass.sum(-1, keepdim=True)
+
+def _survey(logits: Tensor, temperature: Tensor, heat: Tensor, look: int, knobs: Knobs) -> _Survey:
+    """`temperature` and `heat` (N,) of these rows; of `knobs` the statics."""
+    if logits.device.type == "cpu" and len(logits) > _ROWS:
+        parts = zip(logits.split(_ROWS), temperature.split(_ROWS), heat.split(_ROWS), strict=True)
+        each = [_survey(rows, own, at, look, knobs) for rows, own, at in parts]
+        return _Survey._make(torch.cat(t) for t in zip(*each, strict=True))
+    top, ids = largest(logits, look)
+    together = knobs.entropic and not knobs.reheats
+    highest, entropy = _normalise(logits, ids[:, :1], temperature, together)
+    if knobs.entropic and knobs.reheats:
+        entropy = _normalise(logits, ids[:, :1], heat, True)[1]
+    return _Survey(top, ids, highest, entropy)
+
+
+def _logp(top: Tensor, highest: Tensor, knobs: Knobs) -> Tensor:
+    """Log-probs of the largest logits (N, L), largest first, under the whole distribution."""
+    return (top - top[:, :1]) / knobs.temperature.to(top.dtype)[:, None] + highest[:, None]
+
+
+def _normalise(logits: Tensor, first: Tensor, temperature: Tensor, entropic: bool) -> tuple[Tensor, Tensor]:
+    """(N,) each, of softmax(logits / temperature), `logits` (N, V): log-prob of the token `first` (N, 1), a
+    most likely one; and the entropy if asked, else NaN."""
+    inverse = temperature.to(logits.dtype).reciprocal()[:, None]
     if not entropic:
-        return total.log(), None
-    finite = scaled.clamp(min=-1e4)  # 0 · -inf
-    return total.log(), total.log() - (mass * finite).sum(-1, keepdim=True) / total
-
-
-def _largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Values and ids (N, k) of the largest logits, descending, ties by id."""
-    values, ids = logits.topk(min(k, logits.shape[-1]), dim=-1)
-    ids, order = ids.sort(-1)
-    values, back = values.gather(-1, order).sort(dim=-1, descending=True, stable=True)
-    return values, ids.gather(-1, back)
+        highest = (logits * inverse).softmax(-1).gather(-1, first).squeeze(-1).log()
+        return highest, torch.full_like(highest, torch.nan)
+    gaps = (logits - logits.gather(-1, first)).mul_(inverse).clamp(min=-1e9)  # finite: 0 · -inf is NaN
+    probs = gaps.softmax(-1)
+    highest = probs.gather(-1, first).squeeze(-1).log()
+    return highest, -(probs * gaps).sum(-1) - highest
 
 
 def _filter(logp: Tensor, knobs: Knobs) -> Tensor:
     """(N, L) bool: which of the tokens `logp` (N, L), largest first, pass all filters."""
     logp = logp.detach().double()
     rank = torch.arange(logp.shape[-1], device=logp.device)
-    top_k = knobs.top_k[:, None]
+    top_k, top_p = knobs.top_k[:, None], knobs.top_p[:, None]
     kept = (rank < top_k) | (top_k == 0)
     among = logp.masked_fill(~kept, -torch.inf).logsumexp(-1, keepdim=True)
     probs = (logp - torch.where(top_k > 0, among, torch.zeros_like(among))).exp()
     before = probs.cumsum(-1) - probs
-    kept &= (before < knobs.top_p[:, None]) | (knobs.top_p[:, None] >= 1)
+    kept &= (before < top_p) | (top_p >= 1)
     kept &= logp - logp[:, :1] >= knobs.min_p[:, None].log()
     return kept & (rank < knobs.cap[:, None])
 
 
 def _widen(
-    logits: Tensor, peak: Tensor, scale: Tensor, log_norm: Tensor, knobs: Knobs, look: int
+    logits: Tensor, highest: Tensor, logp: Tensor, ids: Tensor, kept: Tensor, knobs: Knobs
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs, ids and kept, each (N, K), K as many as any row keeps."""
-    look = min(look, logits.shape[-1])
-    values, ids = _largest(logits, look)
-    values = (values - peak) / scale - log_norm
-    kept = _filter(values, knobs)
+    """Log-probs, ids and kept (N, K) of all tokens that pass, K as many as any row has, given those of the
+    most likely ones (N, L)."""
+    size, look = logits.shape[-1], logp.shape[-1]
     count = kept.sum(-1)
     more = ((count == look) & (knobs.cap > look)).nonzero().squeeze(-1)
-    if look == logits.shape[-1] or not len(more):
-        k = max(1, int(count.max())) if len(count) else 1
-        return values[:, :k], ids[:, :k], kept[:, :k]
-    wide = _widen(logits[more], peak[more], scale[more], log_norm[more], knobs.take(more), look * _WIDER)
+    if look == size or not len(more):
+        k = int(count.max()) if len(count) else 1
+        return logp[:, :k], ids[:, :k], kept[:, :k]
+    rest, peaks, own = logits[more], highest[more], knobs.take(more)
+    wider = look * _WIDER
+    top, far_ids = largest(rest, wider if wider < size // _WIDER else size)
+    far = _logp(top, peaks, own)
+    wide = _widen(rest, peaks, far, far_ids, _filter(far, own), own)
     room = (0, wide[0].shape[1] - look)
     return (
-        functional.pad(values, room).index_copy(0, more, wide[0]),
+        functional.pad(logp, room).index_copy(0, more, wide[0]),
         functional.pad(ids, room).index_copy(0, more, wide[1]),
         functional.pad(kept, room).index_copy(0, more, wide[2]),
     )

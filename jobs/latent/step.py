@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from jobs.latent.inputs import contextual, push, soft
-from jobs.latent.kept import Kept, keep, log_partition
+from jobs.latent.kept import Kept, entropies, keep
 from jobs.latent.knobs import (
     CAUSES,
     CLOSING,
@@ -80,10 +80,7 @@ def step(logits: Tensor | None, hidden: Tensor, state: State, knobs: Knobs, embe
     kept = keep(logits, knobs, knobs.width) if knobs.keeps and logits is not None else _nothing(state)
     entropy, first = kept.entropy, None
     if logits is not None and not knobs.keeps and knobs.entropic:
-        peak = logits.detach().amax(-1, keepdim=True)
-        found = log_partition(logits, peak, knobs.heat[:, None].to(logits.dtype), True)[1]
-        assert found is not None
-        entropy = found.squeeze(-1)
+        entropy = entropies(logits, knobs.heat)
     weights, ids, mass, sigma = _weights(logits, kept, state, knobs)
     if knobs.ends and logits is not None:
         first = ids[:, 0] if knobs.keeps else logits.argmax(-1)
