@@ -67,14 +67,17 @@ def make_feed(
 def _soft(input: SoftInput, parts: Parts, initial: Callable[[], Tensor] | None) -> Feed:
     """The mean embedding of the tokens that the head finds likely at the state before. The embeddings are
     looked up, not multiplied as a matrix: that is what gathers them under ZeRO-3."""
-    row = Row(LatentSpec(input=input, start="prompt", stop=StopSpec(fixed=0)), end=(0,), fixed=0)
+    spec = LatentSpec(input=input, start="prompt", stop=StopSpec(fixed=0))
+    one = Knobs.of([Row(spec, end=(0,), fixed=0)], parts.embedding.device)
 
     def give(window: Tensor, valid: Tensor | None) -> Tensor:
         hidden = window[:, 0]
-        knobs = Knobs.of([row] * hidden.shape[0], hidden.device)
-        kept = keep(parts.head(hidden).float(), knobs, knobs.width)
+        logits = parts.head(hidden)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        knobs = one.take(torch.zeros(len(hidden), dtype=torch.long, device=hidden.device))
+        kept = keep(logits.to(wide), knobs, knobs.width)
         rows = parts.embed(kept.ids)
-        return torch.bmm(kept.logp.exp()[:, None], rows.float()).squeeze(1).to(rows.dtype)
+        return torch.bmm(kept.logp.exp()[:, None], rows.to(wide)).squeeze(1).to(rows.dtype)
 
     return Feed(give, 1, initial=initial)
 

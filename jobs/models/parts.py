@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from jobs.runtime.errors import JobUserError
 
-PROVEN = ("sdpa", "eager")
-"""Attention that takes a mask per row and a cache of ours."""
+ATTENTION = ("sdpa", "eager")
+"""Implementations that take a mask per row and a cache of ours."""
 
 
 class Parts:

@@ -1,0 +1,52 @@
+"""The project as a contender of a harness that measures implementations beside one another.
+
+Each function takes a transformers model and gives a function that the harness times; how to run it is in
+`tests/bench/README.md`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+
+def coconut_train(
+    lm: Any, ids: dict[str, int], *, schedule: str = "sequential", sweeps: str = "", **_: str
+) -> Callable[[dict[str, Any]], Any]:
+    """Loss of a Coconut batch {input_ids, labels, attention_mask, position_ids}: the mean cross entropy over
+    the labels that are not -100. `ids` names the tokens start, end and latent."""
+    from torch.nn import functional
+
+    from jobs.models.feed import make_feed
+    from jobs.models.parts import parts
+    from jobs.models.unroll import unroll
+    from latentctl.spec.latent import HiddenInput
+
+    taken = parts(lm)
+    feed = make_feed(HiddenInput(), taken, token=ids["latent"])
+
+    def loss(batch: dict[str, Any]) -> Any:
+        latent = batch["input_ids"] == ids["latent"]
+        counts = latent.sum(1)
+        longest = int(counts.max())
+        hidden = unroll(
+            taken,
+            batch["input_ids"],
+            first=int(latent.float().argmax(1).max()) if longest else 0,
+            counts=counts,
+            longest=longest,
+            feed=feed,
+            mask=batch["attention_mask"],
+            positions=batch["position_ids"],
+            schedule="jacobi" if schedule == "jacobi" else "sequential",
+            sweeps=int(sweeps) if sweeps else None,
+        )
+        after = batch["labels"][:, 1:]
+        kept = after != -100
+        return functional.cross_entropy(taken.head(hidden[:, :-1][kept]).float(), after[kept])
+
+    return loss
