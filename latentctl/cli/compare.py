@@ -23,7 +23,7 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN[/STAGE]...",
+            metavar="RUN[/STAGE]",
             help="Runs (all their evaluations), single evaluations, or sweeps; a prefix or @last will do.",
             show_default=False,
         ),

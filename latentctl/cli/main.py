@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare": (
         "Look",
         "latentctl.cli.compare",
-        "Evaluations side by side: differences over the same problems, costs, a plot.",
+        "Evaluations side by side: paired differences, costs, a plot.",
     ),
     "report": ("Look", "latentctl.cli.report", "The table of many evaluations: CSV, Markdown, LaTeX."),
     "grade": (

@@ -21,7 +21,7 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN[/STAGE]...",
+            metavar="RUN[/STAGE]",
             help="Runs, single evaluations, or sweeps; a prefix or @last will do.",
             show_default=False,
         ),

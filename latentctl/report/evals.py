@@ -124,7 +124,7 @@ def evaluations(aim: Target) -> list[Evaluation]:
     if not found:
         raise UserError(
             f"run {run.id} has no evaluation",
-            hint=f"make one: latentctl eval run:{run.id} --dataset NAME",
+            hint=f"make one: latentctl eval --checkpoint {run.id} --dataset NAME",
             code=Exit.NOT_FOUND,
             kind="not_found",
         )
