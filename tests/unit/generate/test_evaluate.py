@@ -9,61 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eval_stage import MODEL, context, experiment, texts
 
 from jobs.grade import samples
 from jobs.methods.evaluate import Evaluate
-from jobs.methods.protocol import Preempted, StageContext, World
+from jobs.methods.protocol import Preempted
 from jobs.models import load_model
 from jobs.runtime.errors import JobUserError
-from jobs.runtime.reporter import Reporter
-from jobs.runtime.signals import StopFlag
-from latentctl.record.paths import RunPaths
 from latentctl.spec.experiment import Experiment
 
 pytestmark = pytest.mark.heavy
-MODEL = {"init": {"arch": "gpt2", "hidden": 32, "heads": 4, "max_len": 256}}
-
-
-def experiment(**stage: Any) -> Experiment:
-    asked: dict[str, Any] = {
-        "name": "eval",
-        "method": "eval",
-        "from": "model",
-        "model": MODEL,
-        "dataset": {"name": "shell-game", "split": "test", "limit": 12, "options": {"swaps": 2}},
-        "prompt": {"form": "plain"},
-        "sampling": {"temperature": 1.0, "samples": 2, "max_new_tokens": 12},
-        "eval": {"max_batch": 3},
-        **stage,
-    }
-    return Experiment.model_validate({"name": "x", "stages": [asked]})
-
-
-def context(
-    root: Path, exp: Experiment, *, attempt: int = 1, rank: int = 0, size: int = 1, **other: Any
-) -> StageContext:
-    run = RunPaths(root)
-    job = run.job("main")
-    (job.attempts_dir / str(attempt)).mkdir(parents=True, exist_ok=True)
-    stage = exp.stages[-1]
-    return StageContext(
-        run=run,
-        job=job,
-        paths=job.stage(stage.name),
-        experiment=exp,
-        stage=stage,
-        attempt=attempt,
-        world=World(rank, size, rank, size),
-        source=other.pop("source", None),
-        report=Reporter(job, stage=stage.name, attempt=attempt, main=rank == 0),
-        stop=StopFlag(),
-        data_dir=None,
-        **other,
-    )
-
-
-def texts(ctx: StageContext) -> dict[tuple[str, int], str]:
-    return {samples.key(r): r["text"] for r in samples.read(ctx.paths.samples)}
 
 
 @pytest.fixture(scope="module")
