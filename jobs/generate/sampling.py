@@ -16,6 +16,8 @@ from torch import Tensor
 
 from latentctl.spec.sampling import SamplingSpec
 
+_BLOCK = 1024  # logits whose maximum is taken at once
+_CACHED = 2**18  # logits whose log-sum-exp is taken at once: 1 MiB
 _FIRST_K = 64  # candidates looked at before widening; a nucleus is rarely larger
 
 
@@ -60,7 +62,7 @@ def draw(
     `logits` (N, V) float32; `uniforms` (N,) float64 in (0, 1), None where every row is greedy; `forced`
     (N,) int64: a token to take instead, -1 for none.
     """
-    tokens = logits.argmax(-1)
+    tokens = argmax(logits)
     if knobs.sampled:
         if uniforms is None:
             raise ValueError("sampled rows need uniforms")
@@ -69,8 +71,34 @@ def draw(
         tokens = torch.where(knobs.greedy, tokens, picked)
     if forced is not None:
         tokens = torch.where(forced >= 0, forced, tokens)
-    logps = logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
-    return tokens, logps
+    return tokens, logits.gather(-1, tokens[:, None]).squeeze(-1) - log_norm(logits)
+
+
+def argmax(logits: Tensor) -> Tensor:
+    """`logits.argmax(-1)` of (N, V), the first of equal ones.
+
+    On a CPU torch walks a row number by number, but takes maxima of blocks with vector instructions: so the
+    first block that holds the row's maximum is found first, then the place in it.
+    """
+    size = logits.shape[1]
+    blocks = size // _BLOCK
+    if logits.device.type != "cpu" or blocks < 4:
+        return logits.argmax(-1)
+    body = blocks * _BLOCK
+    maxima = logits[:, :body].unflatten(1, (blocks, _BLOCK)).amax(-1)
+    if body < size:
+        maxima = torch.cat([maxima, logits[:, body:].amax(-1, keepdim=True)], -1)
+    start = (maxima.argmax(-1) * _BLOCK).clamp_(max=size - _BLOCK)  # the last block may reach back
+    block = logits.gather(-1, start[:, None] + torch.arange(_BLOCK))
+    return start + block.argmax(-1)
+
+
+def log_norm(logits: Tensor) -> Tensor:
+    """`logits.logsumexp(-1)` of (N, V); on a CPU in parts that stay in its cache."""
+    if logits.device.type != "cpu" or logits.numel() <= _CACHED:
+        return logits.logsumexp(-1)
+    rows = max(1, _CACHED // logits.shape[1])
+    return torch.cat([part.logsumexp(-1) for part in logits.split(rows)])
 
 
 def _invert(mass: Tensor, uniforms: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.generate.sampling import Knobs, draw, kept_tokens
+from jobs.generate.sampling import Knobs, argmax, draw, kept_tokens, log_norm
 from jobs.latent.noise import request_key, uniform
 from latentctl.spec.sampling import SamplingSpec
 
@@ -149,3 +149,17 @@ def test_keys_are_the_same_on_every_machine() -> None:
     assert request_key(0, "a", 0) == 6713522722224487935
     assert uniform(torch.tensor([1]), torch.tensor([2])).item() == 0.4382839062845528
     assert len({request_key(s, i, k) for s in range(3) for i in ("a", "b", "a1") for k in range(12)}) == 108
+
+
+@pytest.mark.parametrize("size", [5, 1024, 4096, 4097, 9000, 151_936])
+def test_the_fast_argmax_and_log_sum_exp_are_torch_s_own_bit_for_bit(size: int) -> None:
+    """Ties (few distinct values), a maximum in the last places, infinities and NaN among them."""
+    torch.manual_seed(size)
+    rows = torch.stack([torch.randn(size), torch.randint(0, 3, (size,)).float(), torch.zeros(size)])
+    rows = torch.cat([rows, rows.clone(), rows.clone(), rows.clone()])
+    rows[3:6, -1] = 99.0
+    rows[6:8, size // 2] = torch.inf
+    rows[8, size // 2] = torch.nan
+    rows[9:, : size // 2] = -torch.inf
+    assert argmax(rows).tolist() == rows.argmax(-1).tolist()
+    assert torch.equal(log_norm(rows).nan_to_num(7.0), rows.logsumexp(-1).nan_to_num(7.0))
