@@ -22,9 +22,9 @@ def _training(stage: StageBase, settings: CoconutSettings, draft: Draft) -> list
     found: list[Found] = []
     said = stage.latent
     kind = said.input.kind if said and said.input else "hidden"
-    if kind in ("soft", "none"):
-        hint = "variant: no_thoughts is the curriculum without latent steps" if kind == "none" else None
-        words = f"the input {kind} cannot be trained by coconut: expected one of hidden, contextual, pause"
+    if kind == "none":
+        words = "takes no latent steps, and coconut trains them: expected hidden, contextual, soft or pause"
+        hint = "coconut.variant: no_thoughts is the curriculum without latent steps"
         found.append(at(draft, ("latent", "input"), words, hint))
     if kind == "pause" and settings.schedule == "jacobi":
         words = "does nothing to the input pause, whose steps run all at once anyway"

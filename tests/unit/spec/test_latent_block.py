@@ -184,11 +184,7 @@ def test_a_mistake_under_a_stage_and_in_an_option_is_placed(recipes: Recipes) ->
 TOGETHER = [
     ("method: sft\nlatent: {input: soft}", "r.yaml:4:1: latent: does nothing: there is no stage that re"),
     ("stages:\n- {method: sft, latent: {}}", "latent: does nothing in a stage of the method sft"),
-    (
-        "method: coconut\nlatent: {input: soft}",
-        "r.yaml:4:10: latent.input: the input soft cannot be trained by coconut: expected one of hidden,",
-    ),
-    ("method: coconut\nlatent: {input: none}", "the input none cannot be trained by coconut: expected o"),
+    ("method: coconut\nlatent: {input: none}", "r.yaml:4:10: latent.input: takes no latent steps, and coconut"),
     ("method: coconut\nlatent: {noise: {kind: gaussian}}", "r.yaml:4:10: latent.noise: does nothing in "),
     ("latent: {noise: {kind: gaussian}}\nstages: [coconut]", "r.yaml:3:10: latent.noise: does nothing i"),
     (
@@ -243,6 +239,7 @@ GOOD = [
     "method: coconut\nlatent: {input: pause}\ntrain: {gradient_checkpointing: true}",
     "method: coconut\nlatent: {input: {kind: contextual, weights: learned}}\ncoconut: {eval_each: true}",
     "latent: {noise: {kind: gaussian}}\nstages: [coconut, eval]",
+    "method: coconut\nlatent: {input: {kind: soft, top_k: 8}}",
     "latent: {input: soft}\nstages:\n- {method: coconut, latent: {input: hidden}}\n- {method: eval, name: b}",
     "method: eval\nlatent: {stop: {end_marker: true, max_len: 255}}",
     "method: eval\nlatent: {input: {kind: soft, top_k: 50, max_topk: null}}",
