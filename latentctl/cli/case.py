@@ -198,7 +198,8 @@ def _print(
     this += f" --index {row['index']}" if shown[0].samples > 1 else ""
     beside = f" --beside {there.name}" if there else ""
     commands = [(f"{this}{beside} --html", "the same as a page")]
-    commands += [(f"latentctl case {here.name} --worst", "a wrong answer")] if not there else []
+    if not there and row.get("verdict") != "wrong":
+        commands.append((f"latentctl case {here.name} --worst", "a wrong answer"))
     commands += [
         (f"latentctl case {here.run.id}/{other}", "another evaluation") for other in here.others[-3:]
     ]

@@ -72,7 +72,7 @@ def scale(cases: Sequence[Case]) -> float:
 def run_length(steps: int, entropies: tuple[float, float, float] | None) -> str:
     """`[5,980 latent steps, entropy 0.02-1.3]`."""
     plural = "step" if steps == 1 else "steps"
-    within = f", entropy {entropies[0]:.2g}-{entropies[2]:.2g}" if entropies else ""
+    within = f", entropy {_between(entropies)}" if entropies else ""
     return f"[{steps:,} latent {plural}{within}]"
 
 
@@ -85,7 +85,8 @@ def summary(case: Case) -> str:
     if isinstance(case.row.get("tokens"), int):
         parts.append(f"{case.row['tokens']:,} tokens of text")
     if (spread := steps_apart(case.steps or ())) is not None:
-        parts.append(f"entropy {spread[0]:.2g}-{spread[2]:.2g}, mean {spread[1]:.2g} nats")
+        mean = f", mean {spread[1]:.2g}" if len(case.steps or ()) > 1 else ""
+        parts.append(f"entropy {_between(spread)}{mean} nats")
     if case.logp_per_token is not None:
         parts.append(f"log-prob {case.logp_per_token:.3g} a token")
     return "; ".join(parts) or "nothing was generated"
@@ -126,6 +127,11 @@ def _chain(out: _Lines, case: Case, top: float, *, whole: bool, named: bool) -> 
         )
     for note in case.notes:
         out.line(f"note: {note}", "yellow")
+
+
+def _between(entropies: tuple[float, float, float]) -> str:
+    low, high = f"{entropies[0]:.2g}", f"{entropies[2]:.2g}"
+    return low if low == high else f"{low}-{high}"
 
 
 def _text(case: Case) -> str:

@@ -141,7 +141,7 @@ def test_hovering_a_step_shows_its_distribution(browser: Browser, tmp_path: Path
     assert (a / whole, b / whole) == pytest.approx((0.5, 0.2), abs=0.01)
     browser.hover(second)
     text = browser.texts("#tip")[0]
-    assert "these were mixed: 93.0 % of the mass" in text
+    assert "the mixed tokens hold 93.0 % of the mass" in text
     assert "noise was added" in text
     browser.hover(browser.all("h1")[0])
     assert not browser.all("#tip")[0].is_displayed()

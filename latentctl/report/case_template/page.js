@@ -2,7 +2,7 @@
 // Draws the page from the JSON in it. Texts go in as text nodes only, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const tip = document.getElementById("tip");
-const HEAD = 24, TAIL = 12, MORE = 100, BINS = 240, FEW = 12, NARROW = 0.04;
+const HEAD = 24, TAIL = 12, MORE = 100, BINS = 240, FEW = 12, NARROW = 0.04, ROOMY = 0.25;
 const many = data.cases.length > 1;
 const traced = data.cases.filter(c => c.steps);
 const rows = Math.max(0, ...traced.map(c => c.steps.length));
@@ -27,7 +27,8 @@ function spread(from, to) { // smallest and largest entropy of these rows, over 
   for (const c of traced) for (let k = from; k < Math.min(to, c.steps.length); k++) {
     low = Math.min(low, c.steps[k][0]); high = Math.max(high, c.steps[k][0]);
   }
-  return low <= high ? `, entropy ${short(low)}–${short(high)}` : "";
+  if (low > high) return "";
+  return `, entropy ${short(low) === short(high) ? short(low) : `${short(low)}–${short(high)}`}`;
 }
 
 /* the signs that stand for white space, a little paler */
@@ -47,7 +48,7 @@ function card(c, i) {
   const number = (value, what) => el("div", "", el("b", "", value), el("span", "soft small", what));
   return el("div", "card",
     el("div", "who", many ? el("span", "letter", letter(i)) : null,
-      el("span", "", el("b", "", c.run), ` / ${c.stage}`), el("span", "soft small", c.sample), verdict(c.verdict)),
+      el("span", "name", el("b", "", c.run), ` / ${c.stage} `, el("span", "soft small", c.sample)), verdict(c.verdict)),
     c.verdict ? prose(`${c.extracted === null ? "no answer found" : `read ${c.extracted}`}${c.reason ? `: ${c.reason}` : ""}`) : null,
     el("div", "numbers",
       number(count(c.latents), c.latents === 1 ? "latent step" : "latent steps"),
@@ -72,7 +73,7 @@ function cell(c, i, k) {
   const step = c.steps && c.steps[k];
   if (!step) return el("div", "cell");
   const bar = el("div", "bar", ...step[3].map(([text, p], n) => {
-    const made = hot(el("span", "", ...(p < NARROW ? [] : token(text)), n ? null : el("span", "share", ` ${p.toFixed(2)}`)), step[0]);
+    const made = hot(el("span", "", ...(p < NARROW ? [] : token(text)), n || p < ROOMY ? null : el("span", "share", ` ${p.toFixed(2)}`)), step[0]);
     made.style.width = `${100 * Math.min(1, p)}%`;
     return made;
   }));
@@ -235,7 +236,7 @@ function show(at) {
     el("div", "", el("b", "", `step ${count(k + 1)}`), many ? ` of ${c.run}` : "", ` · entropy ${step[0].toFixed(3)} nats`),
     ...step[3].map(([t, p]) => line(token(t), p, false)),
     rest > 0.0015 ? line(["others"], rest, true) : "",
-    step[1] < 0.9995 ? el("div", "soft small", `these were mixed: ${(100 * step[1]).toFixed(1)} % of the mass`) : "",
+    step[1] < 0.9995 ? el("div", "soft small", `the mixed tokens hold ${(100 * step[1]).toFixed(1)} % of the mass`) : "",
     step[2] ? el("div", "soft small", "noise was added to this step") : "");
   hide();
   shown = at;
