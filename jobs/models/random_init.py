@@ -36,6 +36,7 @@ def config_of(init: InitSpec, vocab_size: int) -> PreTrainedConfig:
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
+            initializer_range=init.std,
             tie_word_embeddings=init.tie_embeddings,
             **special,
         )
@@ -50,6 +51,7 @@ def config_of(init: InitSpec, vocab_size: int) -> PreTrainedConfig:
         num_attention_heads=init.heads,
         num_key_value_heads=init.kv_heads or init.heads,
         intermediate_size=inner,
+        initializer_range=init.std,
         tie_word_embeddings=init.tie_embeddings,
         **special,
     )

@@ -240,3 +240,9 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tokenizer: Any, tmp_path: 
     export(random(vocab=100), tokenizer, tmp_path / "m", LATENT)
     with pytest.raises(JobUserError, match=r"259 tokens, .* embeddings for 100"):
         load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_deviation_of_the_initial_weights_is_what_the_recipe_says(arch: str) -> None:
+    model = random(arch, hidden=64, std=0.1)
+    assert float(model.get_input_embeddings().weight.detach().std()) == pytest.approx(0.1, rel=0.05)
