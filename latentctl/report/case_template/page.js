@@ -180,10 +180,11 @@ function chain() {
   const made = el("section", `${many ? "two" : ""} ${rows > 200 ? "long" : ""}`, el("h2", "", "Latent chain"));
   made.id = "chain";
   if (traced.length) {
-    const soft = traced.some(c => c.input === "soft");
+    const soft = traced.filter(c => c.input === "soft").length;
+    const width = !soft ? "probability of a token" : soft === traced.length ? "weight of a mixed token" : "probability of a token (mixed: its weight)";
     made.append(
       el("div", "legend", "entropy", el("span", "", "0"), el("span", "ramp"), el("span", "", `${short(top_)} nats`),
-        el("span", "said", `width = ${soft ? "weight of a mixed token" : "probability of a token"}; hover or focus a step for all of it`)),
+        el("span", "said", `width = ${width}; hover or focus a step for all of it`)),
       rows > FEW ? el("div", "strips", ...data.cases.map((c, i) => c.steps ? strip(c, i) : null)) : "");
     const grid = el("div", "grid");
     grid.setAttribute("role", "grid");
