@@ -25,6 +25,7 @@ MARKS = {
     "b": "another token budget",
     "t": "timed under other conditions",
     "e": "answers that could not be graded",
+    "w": "the evaluation warns",
     "x": "result.json and samples.jsonl disagree",
 }
 """Letter -> what it says of a row."""
@@ -146,6 +147,7 @@ def _alone(row: Row, mine: Problems | str) -> None:
     errors = ungraded(one.numbers.get("graded_errors") or 0)
     if errors:
         row.marks.append(Mark("e", errors))
+    row.marks += [Mark("w", words) for words in one.numbers.get("warnings") or []]
     if isinstance(mine, str):
         row.marks.append(Mark("u", f"{mine}: no difference"))
         return
@@ -220,7 +222,7 @@ def _sampling(one: Evaluation, *, budget: bool) -> dict[str, Any] | None:
 def _unlike(mine: Mapping[str, Any] | None, reference: Mapping[str, Any] | None, there: str) -> str:
     """What differs, in words; a key that only one of them knows was not recorded by the other's version."""
     if mine is None or reference is None:
-        return "" if mine is reference else "recorded for one of them only"
+        return "recorded for neither" if mine is reference else "recorded for one of them only"
     keys = [k for k in mine if k in reference and mine[k] != reference[k]]
     keys = [k for k in keys if k in _BUDGET or None not in (mine[k], reference[k])]
     return ", ".join(f"{k} {_text(mine[k])} ({there} {_text(reference[k])})" for k in keys)

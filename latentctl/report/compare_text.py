@@ -10,7 +10,7 @@ from latentctl.report.compare import MARKS, Row
 from latentctl.report.evals import data_text, labels, point_text
 from latentctl.report.plot import Point, scatter
 from latentctl.report.result import interval, latents, seconds_per_problem, steps, stops, tokens
-from latentctl.report.text import Column, number, percent, short, small, table
+from latentctl.report.text import Column, number, percent, short, small, table, wrap
 
 
 def names(rows: Sequence[Row]) -> list[str]:
@@ -44,7 +44,7 @@ def text(rows: Sequence[Row], base: Row) -> str:
         parts.append(_differences(rows, base, called))
     marks = mark_lines(rows)
     if marks:
-        parts.append("marks:\n" + "\n".join(f"  {line}" for line in marks))
+        parts.append("\n".join(["marks:", *(wrap(f"  {line}", "       ") for line in marks)]))
     ended: dict[str, list[str]] = {}
     for row in rows:
         ended.setdefault(stops(row.evaluation.numbers), []).append(str(row.number))

@@ -25,7 +25,7 @@ from latentctl.report.evals import (
 )
 from latentctl.report.intervals import mean_interval
 from latentctl.report.result import dataset, interval, latents, seconds_per_problem, steps, tokens
-from latentctl.report.text import Column, percent, short, small, table
+from latentctl.report.text import Column, percent, short, small, table, wrap
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ def text(rows: Sequence[Folded], *, colour: bool = False) -> str:
         )
     above = [f"dataset {next(iter(sets))}"] if one_set else []
     notes = ["* the highest of its dataset"] if top else []
-    return "\n".join([*above, table(head, body, colour=colour), *notes, *_notes(rows)])
+    notes += [wrap(note, "  ") for note in _notes(rows)]
+    return "\n".join([*above, table(head, body, colour=colour), *notes])
 
 
 def caveats(row: Folded) -> list[str]:
@@ -161,7 +162,8 @@ def caveats(row: Folded) -> list[str]:
     if any(one.debug for one in row.many):
         found.append("a debug run: a few problems only")
     errors = ungraded(sum(int(n.get("graded_errors") or 0) for n in row.finished))
-    return [*found, errors] if errors else found
+    warnings = dict.fromkeys(words for n in row.finished for words in n.get("warnings") or [])
+    return [*found, *([errors] if errors else []), *warnings]
 
 
 def _flat(row: Folded, *, is_best: bool) -> dict[str, Any]:

@@ -152,7 +152,12 @@ def _draw(axes: Any, points: Sequence[Point]) -> None:
             markersize=5,
             capsize=3,
             elinewidth=1,
-            label=", ".join([*([one] if len(series) > 1 else []), *([data] if len(sets) > 1 else [])]),
+            label=", ".join(
+                [
+                    *([clip(one, 40, middle=True)] if len(series) > 1 else []),
+                    *([data] if len(sets) > 1 else []),
+                ]
+            ),
         )
     if _logarithmic(points):
         from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -163,13 +168,14 @@ def _draw(axes: Any, points: Sequence[Point]) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.1)
     axes.set_xlabel(STEPS)
-    axes.set_ylabel("accuracy in %, with 95 % interval")
+    where = f" on {sets[0]}" if len(sets) == 1 else ""
+    axes.set_ylabel(f"accuracy{where} in %, 95 % interval")
     axes.grid(visible=True, color="0.9", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if len(series) > 1 or len(sets) > 1:
-        axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    if len(sets) == 1:
-        axes.set_title(sets[0], fontsize=9, loc="right")
+        longest = max(len(text) for text in axes.get_legend_handles_labels()[1])
+        columns = max(1, min(4, 90 // (longest + 8)))
+        axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
 
 
 _OFFSETS = [

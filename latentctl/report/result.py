@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from textwrap import wrap
 from typing import Any
 
 from latentctl.record.atomic import try_read_json
@@ -13,7 +12,7 @@ from latentctl.record.calibration import parse
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import Plan
 from latentctl.report.calibration import calibration_text
-from latentctl.report.text import Column, clip, duration, number, percent, short, small, table
+from latentctl.report.text import Column, duration, number, percent, short, small, table, wrap
 
 
 @dataclass(frozen=True)
@@ -134,20 +133,15 @@ def _details(result: StageResult) -> list[str]:
         parts += [f"pass@{i} {percent(v)} %" for i, v in sorted(passes.items(), key=lambda kv: int(kv[0]))]
         parts += [f"maj@{k} {percent(n['maj_at_k'])} %"] if n.get("maj_at_k") is not None else []
         found.append("; ".join(parts))
-    if stops(n):
-        found.append(f"stopped by: {stops(n)}")
+    rate = n.get("tokens_per_s")
+    parts = [f"stopped by: {stops(n)}"] if stops(n) else []
+    parts += [f"{number(round(float(rate)))} tokens/s"] if rate else []
+    found += ["; ".join(parts)] if parts else []
     if n.get("graded_errors"):
         found.append(f"{n['graded_errors']} answers could not be graded")
     found += _leakage(n.get("leakage"))
-    if n.get("tokens_per_s"):
-        took = f", {duration(n['seconds'])} with loading" if n.get("seconds") is not None else ""
-        found.append(f"{number(round(float(n['tokens_per_s'])))} tokens/s{took}")
-    lines = [clip(f"  {result.stage}: {text}", 80) for text in found]
-    for warning in n.get("warnings") or []:
-        lines += wrap(
-            f"{result.stage}: warning: {warning}", 78, initial_indent="  ", subsequent_indent="    "
-        )
-    return lines
+    found += [f"warning: {words}" for words in n.get("warnings") or []]
+    return [wrap(f"  {result.stage}: {text}", "    ") for text in found]
 
 
 def _leakage(report: Any) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,12 @@ def columns(text: str) -> int:
 def short(value: float | None) -> str:
     """A mean with one decimal: `33.2`."""
     return number(None if value is None else round(float(value), 1))
+
+
+def wrap(text: str, indent: str) -> str:
+    """Lines of at most 80 columns: the first as it begins, the others after `indent`."""
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    return "\n".join(textwrap.wrap(plain, WIDTH, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def small(value: float | None) -> str:

@@ -66,6 +66,7 @@ UNFAIR: list[tuple[str, dict[str, Any], str, str]] = [
     ("think budget", {"sampling": changed(max_think_tokens=32)}, "b", "max_think_tokens 32 (1 has none)"),
     ("engine", {"engine": "vllm"}, "t", "engine vllm (1 has transformers)"),
     ("ungraded", {"graded_errors": 2}, "e", "2 answers could not be graded: counted as wrong"),
+    ("a warning", {"warnings": ["0 of 8 answers could be read"]}, "w", "0 of 8 answers could be read"),
     ("edited result", {"accuracy": 0.9}, "x", "samples.jsonl says 75.0 % of 8, result.json 90.0 % of 8"),
     ("edited count", {"n": 9}, "x", "samples.jsonl says 75.0 % of 8, result.json 75.0 % of 9"),
 ]  # fmt: skip
@@ -175,11 +176,10 @@ def test_sampling_that_one_of_them_did_not_record_is_not_taken_for_the_same(tmp_
     old = {k: v for k, v in score(OTHER).items() if k != "sampling"}
     base = write_run(tmp_path, "base-00000000", {"score": (score(BASE), BASE)})
     other = write_run(tmp_path, "old-00000000", {"score": (old, OTHER)}, settings={"sampling": None})
-    row = compared(base, other)[1]
-    assert [(m.letter, m.text) for m in row.marks] == [
-        ("s", "recorded for one of them only"),
-        ("b", "recorded for one of them only"),
-    ]
+    words = "recorded for one of them only"
+    assert [(m.letter, m.text) for m in compared(base, other)[1].marks] == [("s", words), ("b", words)]
+    row = compare([*evaluations(Target(other)), *evaluations(Target(other))])[1]
+    assert {m.text for m in row.marks} == {"recorded for neither"}
 
 
 BROKEN: list[tuple[str, bytes | None, str]] = [

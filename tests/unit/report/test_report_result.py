@@ -47,7 +47,7 @@ def test_every_number_of_an_evaluation_is_in_the_table(tmp_path: Path) -> None:
         "S/PROB",
         " 0.25",
         "length 5 %",
-        "1,234 tokens/s, 30s with loading",
+        "1,234 tokens/s",
     ):
         assert part in text, part
     assert "eos 95 %, length 5 %" in text
@@ -125,7 +125,10 @@ def test_latent_steps_have_a_column_where_there_are_any(tmp_path: Path) -> None:
         "8",
         "0.25",
     ]
-    assert "  coconut.6-eval: stopped by: eos 95 %, length 5 %; latent: fixed 100 %" in lines
+    assert any(
+        line.startswith("  coconut.6-eval: stopped by: eos 95 %, length 5 %; latent: fixed 100 %")
+        for line in lines
+    )
     assert all(len(line) <= 80 for line in lines)
 
 
