@@ -141,6 +141,8 @@ def _draw(axes: Any, points: Sequence[Point]) -> None:
     series = list(dict.fromkeys(p.series for p in points))
     for one, data in dict.fromkeys((p.series, p.data) for p in points):
         mine = [p for p in points if (p.series, p.data) == (one, data)]
+        named = [clip(one, 40, middle=True)] if len(series) > 1 else []
+        named += [data] if len(sets) > 1 else []
         below = [100 * max(0.0, p.accuracy - p.low) for p in mine]
         above = [100 * max(0.0, p.high - p.accuracy) for p in mine]
         axes.errorbar(
@@ -152,12 +154,7 @@ def _draw(axes: Any, points: Sequence[Point]) -> None:
             markersize=5,
             capsize=3,
             elinewidth=1,
-            label=", ".join(
-                [
-                    *([clip(one, 40, middle=True)] if len(series) > 1 else []),
-                    *([data] if len(sets) > 1 else []),
-                ]
-            ),
+            label=", ".join(named),
         )
     if _logarithmic(points):
         from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
