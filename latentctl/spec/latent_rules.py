@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from latentctl.spec.contradictions import at
 from latentctl.spec.explain import Found
 from latentctl.spec.latent import ContextualInput, StopSpec
-from latentctl.spec.methods import CoconutSettings
+from latentctl.spec.methods import TEXT_ONLY, CoconutSettings
+from latentctl.spec.source import parse_source
 from latentctl.spec.stage import StageBase
 from latentctl.spec.stages import Draft
 
@@ -16,6 +19,33 @@ def latent(stage: StageBase, draft: Draft) -> list[Found]:
     if isinstance(settings, CoconutSettings):
         return _training(stage, settings, draft) if settings.variant == "coconut" else []
     return _decoding(stage, draft) if settings.generates else []
+
+
+def unsettled(stages: Sequence[StageBase], drafts: Sequence[Draft]) -> list[Found]:
+    """Evaluations that ask for latent steps of a model that carries no such settings, and say too little."""
+    by_name = {s.name: s for s in stages}
+    found: list[Found] = []
+    for stage, draft in zip(stages, drafts, strict=True):
+        said = stage.latent
+        if said is None or not stage.settings.generates or _carries(stage, by_name):
+            continue
+        hint = "or latent: null in this stage, for text alone"
+        if said.input is None:
+            words = "neither this stage nor its checkpoint says which kind of latent step it takes"
+            found.append(at(draft, ("latent",), words, f"add latent.input, such as soft; {hint}"))
+        elif said.stop is None and said.input.kind != "none":
+            words = "neither this stage nor its checkpoint says when a latent span ends"
+            found.append(at(draft, ("latent",), words, f"add latent.stop, such as 6; {hint}"))
+    return found
+
+
+def _carries(stage: StageBase, by_name: Mapping[str, StageBase]) -> bool:
+    """Whether the weights that a stage starts from may come with latent settings."""
+    source = parse_source(stage.from_ or "model", by_name)
+    if source.kind == "stage" and source.stage is not None:
+        settings = by_name[source.stage].settings
+        return settings.latent and getattr(settings, "variant", None) not in TEXT_ONLY
+    return source.kind != "model" or stage.model.init is None
 
 
 def _training(stage: StageBase, settings: CoconutSettings, draft: Draft) -> list[Found]:

@@ -27,8 +27,8 @@ class InitSpec(Spec):
     """Longest sequence in tokens."""
     tie_embeddings: bool = True
     std: float = Field(default=0.02, gt=0, le=1)
-    """Deviation of the initial weights. 0.02 suits widths of about 1000; a narrow model learns far faster with
-    about 1 / sqrt(hidden)."""
+    """Deviation of the initial weights. 0.02 suits widths of about 1000; a narrow model learns far faster
+    with about 1 / sqrt(hidden)."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from latentctl.spec.contradictions import dataset_names, idle_options, merge_mis
 from latentctl.spec.experiment import Experiment
 from latentctl.spec.explain import Found
 from latentctl.spec.findings import Invalid
-from latentctl.spec.latent_rules import latent
+from latentctl.spec.latent_rules import latent, unsettled
 from latentctl.spec.overrides import Override
 from latentctl.spec.recipe import STAGES, RecipeTop
 from latentctl.spec.short_forms import SHORT_FORMS, long_form
@@ -67,6 +67,8 @@ def resolve(
             found += dataset_names(stage, draft)
         trees.append(tree)
         built += [stage] if stage else []
+    if len(built) == len(drafts):
+        found += unsettled(built, drafts)
     found = merge_missing(found, root, len(written))
     blocks = [block for d in written if (block := d.node.get(d.method))]  # of a chain, before it became one
     found = found or idle_options(options, root, [*trees, *blocks])

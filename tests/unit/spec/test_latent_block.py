@@ -184,7 +184,7 @@ def test_a_mistake_under_a_stage_and_in_an_option_is_placed(recipes: Recipes) ->
 TOGETHER = [
     ("method: sft\nlatent: {input: soft}", "r.yaml:4:1: latent: does nothing: there is no stage that re"),
     ("stages:\n- {method: sft, latent: {}}", "latent: does nothing in a stage of the method sft"),
-    ("method: coconut\nlatent: {input: none}", "r.yaml:4:10: latent.input: takes no latent steps, and coconut"),
+    ("method: coconut\nlatent: {input: none}", "r.yaml:4:10: latent.input: takes no latent steps, and"),
     ("method: coconut\nlatent: {noise: {kind: gaussian}}", "r.yaml:4:10: latent.noise: does nothing in "),
     ("latent: {noise: {kind: gaussian}}\nstages: [coconut]", "r.yaml:3:10: latent.noise: does nothing i"),
     (
@@ -233,6 +233,34 @@ def test_what_cannot_stand_together(recipes: Recipes, text: str, expected: str) 
     assert expected in line
 
 
+TINY = "model: {init: {}}\ndataset: gsm8k\n"
+UNSETTLED = [
+    (
+        HEAD + "stages:\n- sft\n- {method: eval, latent: {markers: think}}\n",
+        "r.yaml:5:18: stages.eval.latent: neither this stage nor its checkpoint says which kind",
+    ),
+    (
+        HEAD + "latent: {input: soft}\nstages: [sft, eval]\n",
+        "r.yaml:3:1: latent: neither this stage nor its checkpoint says when a latent span ends",
+    ),
+    (
+        HEAD + "latent: {stop: 3}\nstages:\n- {method: coconut, coconut: {variant: cot}}\n- eval\n",
+        "which kind",
+    ),
+    (TINY + "method: eval\nlatent: {stop: 3}\n", "hint: add latent.input, such as soft; or latent: null"),
+    (
+        TINY + "method: calibrate\nlatent: {input: hidden}\n",
+        "hint: add latent.stop, such as 6; or latent: null",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), UNSETTLED, ids=[t[-50:] for t, _ in UNSETTLED])
+def test_latent_steps_that_nobody_describes(recipes: Recipes, text: str, expected: str) -> None:
+    (line,) = recipes.lines(text)
+    assert expected in line
+
+
 GOOD = [
     "method: coconut\ncoconut: {count: difficulty, difficulty: {max: 8}, dynamic: true}",
     "method: coconut\ncoconut: {count: difficulty, difficulty: {max: 8}}\nlatent: {stop: 4}",
@@ -244,6 +272,10 @@ GOOD = [
     "method: eval\nlatent: {stop: {end_marker: true, max_len: 255}}",
     "method: eval\nlatent: {input: {kind: soft, top_k: 50, max_topk: null}}",
     "method: coconut\nlatent: null",
+    "latent: {stop: 3}\nstages: [coconut, eval]",
+    "method: eval\nlatent: {stop: 3}",
+    "latent: {input: hidden}\nstages: [sft, {method: eval, latent: null}, coconut, {method: eval, name: b}]",
+    "latent: {input: none}\nstages: [sft, eval]",
     "method: eval\nlatent: {input: none}\nsampling: {max_think_tokens: 9}",
 ]
 
