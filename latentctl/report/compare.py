@@ -83,7 +83,7 @@ def compare(evaluations: Sequence[Evaluation], baseline: int = 0) -> list[Row]:
     for row in rows:
         mine = reference if row is base else _graded(row, markers)
         _alone(row, mine)
-        if row is not base and row.evaluation.numbers and base.evaluation.numbers:
+        if row is not base and row.evaluation.numbers:
             _against(row, mine, base, reference)
     return rows
 
@@ -163,11 +163,12 @@ def _alone(row: Row, mine: Problems | str) -> None:
 def _against(row: Row, mine: Problems | str, base: Row, reference: Problems | str) -> None:
     """The difference over the problems in common, and marks for what is not the same."""
     there = f"{base.number} has"
-    row.marks += _settings(row.evaluation, base.evaluation, there)
+    if base.evaluation.numbers:
+        row.marks += _settings(row.evaluation, base.evaluation, there)
     if isinstance(mine, str):
         return
     if isinstance(reference, str):
-        row.marks.append(Mark("u", f"no difference: of {base.number}, {reference}"))
+        row.marks.append(Mark("u", f"no difference: {base.number} has none to compare with ({reference})"))
         return
     shared = [id for id in mine if id in reference]
     common = [id for id in shared if mine[id].content == reference[id].content]

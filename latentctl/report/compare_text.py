@@ -151,6 +151,8 @@ def flat(row: Row, base: Row) -> dict[str, Any]:
         "latents_mean": latents(n),
         "positions_mean": steps(n),
         "seconds_per_problem": seconds_per_problem(n),
+        "truncated": n.get("truncated"),
+        "graded_errors": n.get("graded_errors"),
         "stop_causes": n.get("stop_causes"),
         "latent_causes": n.get("latent_causes"),
         "marks": row.letters,

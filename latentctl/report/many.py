@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from latentctl.errors import UserError
@@ -182,6 +183,8 @@ def _flat(row: Folded, *, is_best: bool) -> dict[str, Any]:
         "accuracy": row.accuracy,
         "accuracy_low": bounds[0],
         "accuracy_high": bounds[1],
+        "pass_at_k": {k: row.mean(partial(_pass_at, k=k)) for k in n.get("pass_at_k") or {}} or None,
+        "maj_at_k": row.mean(lambda m: m.get("maj_at_k")),
         "best": is_best,
         "n": n.get("n"),
         "k": n.get("k"),
@@ -195,6 +198,10 @@ def _flat(row: Folded, *, is_best: bool) -> dict[str, Any]:
         "data_hash": n.get("data_hash"),
         "prompt_hash": n.get("prompt_hash"),
     }
+
+
+def _pass_at(numbers: Mapping[str, Any], k: str) -> float | None:
+    return (numbers.get("pass_at_k") or {}).get(k)
 
 
 def flat(rows: Sequence[Folded]) -> list[dict[str, Any]]:

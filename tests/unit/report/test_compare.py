@@ -205,7 +205,8 @@ def test_samples_that_cannot_be_read_leave_the_accuracy_and_no_difference(
     assert flat(row, row)["accuracy"] == 0.75
     back = compared(other, base)[1]
     assert back.difference is None
-    assert back.letters == "u"
+    reason = words.removesuffix(": no difference")
+    assert [m.text for m in back.marks] == [f"no difference: 1 has none to compare with ({reason})"]
 
 
 def test_a_damaged_result_and_an_unfinished_stage_stay_as_rows(tmp_path: Path) -> None:
@@ -222,6 +223,12 @@ def test_a_damaged_result_and_an_unfinished_stage_stay_as_rows(tmp_path: Path) -
     page = text(rows, rows[0])
     assert "2 u  planned" in page
     assert "3 u  result.json is damaged" in page
+
+
+def test_an_unfinished_baseline_leaves_no_difference_and_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a-00000000", {"more": (None, None), "score": (score(BASE), BASE)})
+    words = "no difference: 1 has none to compare with (planned)"
+    assert [(m.letter, m.text) for m in compared(run)[1].marks] == [("u", words)]
 
 
 @pytest.mark.parametrize("content", ["[]", '{"accuracy": null}', '{"accuracy": "high"}'])
