@@ -34,7 +34,8 @@ class SoftInput(Spec):
 
     @model_validator(mode="after")
     def _mixed(self) -> SoftInput:
-        if self.max_topk is not None and self.top_k > self.max_topk:
+        # With top-p a larger top_k says of which tokens p is a share: Soft Thinking's own are 30 and 10.
+        if self.max_topk is not None and self.top_k > self.max_topk and self.top_p == 1:
             raise ValueError(
                 f"top_k ({self.top_k}) keeps more tokens than the {self.max_topk} of max_topk: raise max_topk"
             )
