@@ -16,6 +16,7 @@ from jobs.methods.protocol import StageContext
 from jobs.models.markers import add_markers
 from jobs.models.parts import parts
 from jobs.models.plain_export import gathered
+from jobs.models.unroll import check_training
 from jobs.runtime import distributed
 from jobs.runtime.errors import JobUserError
 from jobs.train.loop import Trainer
@@ -41,7 +42,9 @@ class Coconut:
         tokenizer = preparing.tokenizer((data, held_out), target, self.settings.steps)
         model = preparing.model(tokenizer)
         span = self._span(model, tokenizer)
-        parts(model)  # refuses a model that cannot be taken apart
+        taken = parts(model)
+        if span is not None and settled.input.kind != "pause":
+            check_training(taken)
         max_len = preparing.max_len(model)
         rows = Rows(self, tokenizer, span, max_len)
         train, dropped = rows.of(data, training=True)

@@ -105,6 +105,24 @@ def test_a_mixture_of_likely_tokens() -> None:
     same(World("qwen3", input=SoftInput(top_k=3), dynamic=True, **LAST))
 
 
+@pytest.mark.parametrize("arch", ["gpt2", "qwen3"])
+def test_enough_sweeps_are_the_sequential_pass(arch: str) -> None:
+    same(World(arch, schedule="jacobi", sweeps=6, **LAST))
+    same(World(arch, schedule="jacobi", sweeps=20, longest=7, **LAST))
+    spec = ContextualInput(window=3, weights=LEARNED)
+    same(World(arch, schedule="jacobi", sweeps=6, input=spec, **LAST), weights=torch.tensor(LEARNED))
+
+
+def test_fewer_sweeps_come_closer_one_by_one() -> None:
+    exact = float(batch_loss(World(**LAST))[0])
+    away = [
+        abs(float(batch_loss(World(schedule="jacobi", sweeps=t, **LAST))[0]) - exact) for t in range(1, 7)
+    ]
+    assert away[0] > 1e-4
+    assert away[5] < 1e-4
+    assert away[0] > away[2] > away[5]
+
+
 def test_another_form() -> None:
     same(World(prompt=PromptSpec(form="xml", instruction=False), **LAST))
 
