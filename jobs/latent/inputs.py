@@ -7,6 +7,11 @@ from torch import Tensor
 
 from latentctl.spec.latent import ContextualInput
 
+_GATHERED = 1024
+"""Beyond so many tokens a product with the whole embedding is cheaper than looking up its rows."""
+_BLOCK = 16384
+"""Rows of the embedding that are held in float32 at a time."""
+
 
 def soft(weights: Tensor, ids: Tensor, embedding: Tensor) -> Tensor:
     """(N, d): the sum of the rows `ids` (N, K) of the input embedding (V, d), weighted by `weights` (N, K).
@@ -14,8 +19,13 @@ def soft(weights: Tensor, ids: Tensor, embedding: Tensor) -> Tensor:
     Accumulated in float32 at least, then in the embedding's dtype. Differentiable in weights and embedding.
     """
     wide = torch.promote_types(embedding.dtype, torch.float32)
+    weights = weights.to(wide)
+    if ids.shape[-1] > _GATHERED:
+        dense = weights.new_zeros(len(ids), len(embedding)).scatter_add(-1, ids, weights)
+        blocks = zip(dense.split(_BLOCK, -1), embedding.split(_BLOCK), strict=True)
+        return sum((w @ e.to(wide) for w, e in blocks), weights.new_zeros(())).to(embedding.dtype)
     rows = embedding[ids].to(wide)
-    return torch.bmm(weights.to(wide)[:, None], rows).squeeze(1).to(embedding.dtype)
+    return torch.bmm(weights[:, None], rows).squeeze(1).to(embedding.dtype)
 
 
 def window_weights(spec: ContextualInput, learned: Tensor | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from jobs.latent.largest import largest
 _FIRST = 32
 """Tokens looked at first where any number may be kept; a nucleus is rarely larger."""
 _WIDER = 16
-_ROWS = 4
+_ROWS = 8
 """So many rows of a large vocabulary stay in a processor's cache from one pass to the next."""
 
 
@@ -34,7 +34,7 @@ class Kept(NamedTuple):
     entropy: Tensor
     """(N,) of the whole distribution before filters, in nats; NaN where no row asks for it."""
     mass: Tensor
-    """(N,) probability of the kept tokens before filters."""
+    """(N,) probability of the kept tokens before filters; NaN where no row asks for it."""
 
 
 class _Survey(NamedTuple):
@@ -45,7 +45,8 @@ class _Survey(NamedTuple):
     ids: Tensor
     """(N, L)"""
     highest: Tensor
-    """(N,) log-prob of the first under the whole distribution: the log-sum-exp, seen from the peak."""
+    """(N,) log-prob of the first under the whole distribution: the log-sum-exp, seen from the peak. NaN
+    where no row asks for it."""
     entropy: Tensor
     """(N,)"""
 
@@ -59,13 +60,13 @@ def keep(logits: Tensor, knobs: Knobs, width: int | None) -> Kept:
     """
     look = max(_FIRST if width is None else width, knobs.look)
     seen = _survey(logits, knobs.temperature, knobs.heat, look, knobs)
-    logp = _logp(seen.logits, seen.highest, knobs)
-    ids, kept = seen.ids, _filter(logp, knobs)
+    gaps = _gaps(seen.logits, seen.logits[:, :1], knobs)
+    ids, kept = seen.ids, _filter(gaps, seen.highest, knobs)
     if width is None:
-        logp, ids, kept = _widen(logits, seen.highest, logp, ids, kept, knobs)
-    logp, ids = logp[:, :width].masked_fill(~kept[:, :width], -torch.inf), ids[:, :width]
-    total = logp.logsumexp(-1, keepdim=True)
-    return Kept(ids, logp - total, seen.entropy, total.squeeze(-1).exp())
+        gaps, ids, kept = _widen(logits, seen.highest, gaps, ids, kept, knobs)
+    gaps, ids = gaps[:, :width].masked_fill(~kept[:, :width], -torch.inf), ids[:, :width]
+    total = gaps.logsumexp(-1, keepdim=True)
+    return Kept(ids, gaps - total, seen.entropy, (total.squeeze(-1) + seen.highest).exp())
 
 
 def entropies(logits: Tensor, temperature: Tensor) -> Tensor:
@@ -81,15 +82,17 @@ def _survey(logits: Tensor, temperature: Tensor, heat: Tensor, look: int, knobs:
         return _Survey._make(torch.cat(t) for t in zip(*each, strict=True))
     top, ids = largest(logits, look)
     together = knobs.entropic and not knobs.reheats
-    highest, entropy = _normalise(logits, ids[:, :1], temperature, together)
+    highest = entropy = torch.full_like(top[:, 0], torch.nan)
+    if knobs.weighs or together:
+        highest, entropy = _normalise(logits, ids[:, :1], temperature, together)
     if knobs.entropic and knobs.reheats:
         entropy = _normalise(logits, ids[:, :1], heat, True)[1]
     return _Survey(top, ids, highest, entropy)
 
 
-def _logp(top: Tensor, highest: Tensor, knobs: Knobs) -> Tensor:
-    """Log-probs of the largest logits (N, L), largest first, under the whole distribution."""
-    return (top - top[:, :1]) / knobs.temperature.to(top.dtype)[:, None] + highest[:, None]
+def _gaps(logits: Tensor, peak: Tensor, knobs: Knobs) -> Tensor:
+    """(N, L): log-probs less that of a most likely token, whose logit is `peak` (N, 1)."""
+    return (logits - peak) / knobs.temperature.to(logits.dtype)[:, None]
 
 
 def _normalise(logits: Tensor, first: Tensor, temperature: Tensor, entropic: bool) -> tuple[Tensor, Tensor]:
@@ -105,39 +108,57 @@ def _normalise(logits: Tensor, first: Tensor, temperature: Tensor, entropic: boo
     return highest, -(probs * gaps).sum(-1) - highest
 
 
-def _filter(logp: Tensor, knobs: Knobs) -> Tensor:
-    """(N, L) bool: which of the tokens `logp` (N, L), largest first, pass all filters."""
-    logp = logp.detach().double()
-    rank = torch.arange(logp.shape[-1], device=logp.device)
+def _filter(gaps: Tensor, highest: Tensor, knobs: Knobs) -> Tensor:
+    """(N, L) bool: which tokens pass all filters. `gaps` (N, L), largest first; `highest` (N,): log-prob of
+    the first."""
+    gaps = gaps.detach().double()
+    rank = torch.arange(gaps.shape[-1], device=gaps.device)
     top_k, top_p = knobs.top_k[:, None], knobs.top_p[:, None]
     kept = (rank < top_k) | (top_k == 0)
-    among = logp.masked_fill(~kept, -torch.inf).logsumexp(-1, keepdim=True)
-    probs = (logp - torch.where(top_k > 0, among, torch.zeros_like(among))).exp()
+    among = gaps.masked_fill(~kept, -torch.inf).logsumexp(-1, keepdim=True)
+    probs = (gaps - torch.where(top_k > 0, among, -highest.detach().double()[:, None])).exp()
     before = probs.cumsum(-1) - probs
     kept &= (before < top_p) | (top_p >= 1)
-    kept &= logp - logp[:, :1] >= knobs.min_p[:, None].log()
+    kept &= gaps >= knobs.min_p[:, None].log()
     return kept & (rank < knobs.cap[:, None])
 
 
 def _widen(
-    logits: Tensor, highest: Tensor, logp: Tensor, ids: Tensor, kept: Tensor, knobs: Knobs
+    logits: Tensor, highest: Tensor, gaps: Tensor, ids: Tensor, kept: Tensor, knobs: Knobs
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs, ids and kept (N, K) of all tokens that pass, K as many as any row has, given those of the
-    most likely ones (N, L)."""
-    size, look = logits.shape[-1], logp.shape[-1]
+    """Gaps, ids and kept (N, K) of all tokens that pass, K as many as any row has, given those of the most
+    likely ones (N, L)."""
+    size, look = logits.shape[-1], gaps.shape[-1]
     count = kept.sum(-1)
     more = ((count == look) & (knobs.cap > look)).nonzero().squeeze(-1)
-    if look == size or not len(more):
+    if look >= size or not len(more):
         k = int(count.max()) if len(count) else 1
-        return logp[:, :k], ids[:, :k], kept[:, :k]
-    rest, peaks, own = logits[more], highest[more], knobs.take(more)
-    wider = look * _WIDER
-    top, far_ids = largest(rest, wider if wider < size // _WIDER else size)
-    far = _logp(top, peaks, own)
-    wide = _widen(rest, peaks, far, far_ids, _filter(far, own), own)
+        return gaps[:, :k], ids[:, :k], kept[:, :k]
+    rest, own = logits[more], knobs.take(more)
+    if bool(((own.top_k == 0) & (own.top_p >= 1) & (own.min_p == 0) & (own.cap >= size)).all()):
+        wide = _all(rest, gaps[more], ids[more], own)
+    else:
+        wider = look * _WIDER
+        top, far_ids = largest(rest, wider if wider < size // _WIDER else size)
+        far = _gaps(top, top[:, :1], own)
+        wide = _widen(rest, highest[more], far, far_ids, _filter(far, highest[more], own), own)
     room = (0, wide[0].shape[1] - look)
     return (
-        functional.pad(logp, room).index_copy(0, more, wide[0]),
+        functional.pad(gaps, room).index_copy(0, more, wide[0]),
         functional.pad(ids, room).index_copy(0, more, wide[1]),
         functional.pad(kept, room).index_copy(0, more, wide[2]),
+    )
+
+
+def _all(logits: Tensor, gaps: Tensor, ids: Tensor, knobs: Knobs) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_widen` for rows without a filter: no sort; the most likely tokens first, then every token, in
+    which those before do not count again."""
+    n, size = logits.shape
+    every = torch.arange(size, device=logits.device).expand(n, -1)
+    rest = torch.ones_like(logits, dtype=torch.bool).scatter(-1, ids, False)
+    peak = logits.gather(-1, ids[:, :1])
+    return (
+        torch.cat([gaps, _gaps(logits, peak, knobs)], -1),
+        torch.cat([ids, every], -1),
+        torch.cat([torch.ones_like(ids, dtype=torch.bool), rest], -1),
     )

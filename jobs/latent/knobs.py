@@ -109,6 +109,8 @@ class Knobs(NamedTuple):
     """m, 0 where no row looks back."""
     keeps: bool
     """Some row mixes tokens or records them."""
+    weighs: bool
+    """Some row needs probabilities under the whole vocabulary: top-p without top-k, or a trace."""
     ends: bool
     """Some row has the rule end_marker."""
     entropic: bool
@@ -145,6 +147,7 @@ class Knobs(NamedTuple):
             look=max([*caps, *(e["top_k"] for e in each if e["top_p"] < 1)], default=1),
             window=tensors["weights"].shape[1],
             keeps=bool(caps) or exact,
+            weighs=any(e["weighs"] for e in each),
             ends=any(e["end_rule"] for e in each),
             entropic=any(e["entropic"] for e in each),
             reheats=any(e["heat"] != e["temperature"] for e in each),
@@ -227,6 +230,7 @@ def _one(row: Row) -> dict[str, Any]:
         "key": row.key,
         "keeps": bool(soft) or row.trace is not None,
         "exact": bool(soft) and soft.max_topk is None,
+        "weighs": row.trace is not None or (bool(soft) and soft.top_p < 1 and not soft.top_k),
         "entropic": tau is not None or row.trace is not None,
         **_noise(spec),
     }
