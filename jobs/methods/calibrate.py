@@ -110,7 +110,7 @@ class Calibrate:
             dataset=dataset,
             steps=sum(map(len, measured)),
             problems=len(measured),
-            rows=tuple(thresholds.shares(measured, sorted(set(self.settings.thresholds)))),
+            rows=tuple(thresholds.shares(measured, self.settings.thresholds)),
             target=None if ratio is None else thresholds.target(measured, ratio),
             latent=None if latent is None else latent.model_dump(mode="json"),
             on=on,

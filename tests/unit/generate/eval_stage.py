@@ -16,6 +16,7 @@ MODEL = {"init": {"arch": "gpt2", "hidden": 32, "heads": 4, "max_len": 256}}
 
 
 def experiment(**stage: Any) -> Experiment:
+    """One stage; a key that is None is left unsaid."""
     asked: dict[str, Any] = {
         "name": "eval",
         "method": "eval",
@@ -27,7 +28,9 @@ def experiment(**stage: Any) -> Experiment:
         "eval": {"max_batch": 3},
         **stage,
     }
-    return Experiment.model_validate({"name": "x", "stages": [asked]})
+    return Experiment.model_validate(
+        {"name": "x", "stages": [{k: v for k, v in asked.items() if v is not None}]}
+    )
 
 
 def context(

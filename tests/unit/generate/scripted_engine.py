@@ -24,7 +24,8 @@ class ScriptedEngine:
         cause: LatentCause = "fixed",
         entropy: Callable[[Request, int], float] = lambda r, step: 0.5 + step,
     ) -> None:
-        self.tokenizer, self.answer, self.cause, self.entropy = tokenizer, answer, cause, entropy
+        self.tokenizer, self.answer, self.entropy = tokenizer, answer, entropy
+        self.cause: LatentCause = cause
         self.asked: list[Request] = []
 
     def refuses(self, request: Request) -> str | None:
