@@ -47,12 +47,12 @@ class Preparing:
         return self._load(stage.dataset), self._load(stage.validation) if stage.validation else None
 
     def tokenizer(self, sets: Iterable[Loaded | None], target: Target, steps: str) -> PreTrainedTokenizerBase:
-        """The stage's; one that is trained sees all that the stage will see. Raises JobUserError."""
+        """The stage's; one that is trained sees all of the sets, in every stage. Raises JobUserError."""
         held = [d for d in sets if d]
 
         def texts() -> Iterator[str]:
             renderers = [(d, Renderer(None, self.prompt, d.instruction)) for d in held]
-            return chain.from_iterable(r.texts(self.examples(d), target, steps) for d, r in renderers)
+            return chain.from_iterable(r.texts(d.examples, target, steps) for d, r in renderers)
 
         return self._first(lambda: load_tokenizer(self.ctx.stage, self.ctx.source, texts))
 
@@ -75,9 +75,9 @@ class Preparing:
             self.ctx.stage.train.max_len, getattr(model.config, "max_position_embeddings", None) or 1 << 30
         )
 
-    def examples(self, data: Loaded) -> list[Example]:
-        """All of a set; `submit --debug`: the first few."""
-        return data.examples[:DEBUG_ROWS] if self.ctx.debug else data.examples
+    def some(self, examples: list[Example]) -> list[Example]:
+        """All of them; `submit --debug`: the first few."""
+        return examples[:DEBUG_ROWS] if self.ctx.debug else examples
 
     def fitting(
         self,

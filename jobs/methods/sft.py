@@ -58,7 +58,7 @@ class Sft:
     def _rows(self, tokenizer: Any, data: Loaded, max_len: int) -> tuple[list[TextRow], int]:
         """Rows that fit into `max_len` tokens, and how many were left out."""
         renderer = Renderer(tokenizer, self.preparing.prompt, data.instruction)
-        examples = self.preparing.examples(data)
+        examples = self.preparing.some(data.examples)
 
         def make(i: int) -> TextRow:
             rendered = renderer.row(examples[i], self.settings.target, self.settings.steps)

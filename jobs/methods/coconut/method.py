@@ -110,9 +110,8 @@ class Rows:
         the stage of a row. Raises JobUserError."""
         method = self.method
         renderer = Renderer(self.tokenizer, method.preparing.prompt, data.instruction)
-        examples = method.preparing.examples(data)
-        if training:
-            examples = self._selected(examples, data.name)
+        examples = self._selected(data) if training else data.examples
+        examples = method.preparing.some(examples)
         asked = self._asked(examples)
         drawn = training and method.settings.uniform_prob > 0
 
@@ -142,8 +141,9 @@ class Rows:
         row = row._replace(asked=asked, drawn=drawn, most=max(c.latents for c in cuts))
         return row._replace(longest=max(self.layout.positions(row, c) for c in cuts))
 
-    def _selected(self, examples: Sequence[Example], name: str) -> list[Example]:
+    def _selected(self, data: Loaded) -> list[Example]:
         """The problems that this stage trains on (`data_mixing_ratio`)."""
+        examples, name = data.examples, data.name
         chosen = self.curriculum.select([len(e.steps) for e in examples], seed=self.method.seed)
         if not chosen:
             raise JobUserError(

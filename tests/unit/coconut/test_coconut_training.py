@@ -283,4 +283,6 @@ def test_a_preempted_stage_goes_on(rows: Path, tmp_path: Path) -> None:
 
 
 def test_debug_takes_a_few_rows(rows: Path, tmp_path: Path) -> None:
-    assert run_case(Case(str(tmp_path), recipe(rows, {}, {"stage": 1}), debug=True))["rows"] == 4
+    assert run_case(Case(str(tmp_path / "a"), recipe(rows, {}, {"stage": 1}), debug=True))["rows"] == 4
+    long = recipe(rows, {}, {"stage": 4, "data_mixing_ratio": 0})
+    assert run_case(Case(str(tmp_path / "b"), long, debug=True))["rows"] == 4, "of those that are long enough"
