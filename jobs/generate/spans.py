@@ -85,6 +85,10 @@ class Spans:
                 row.close(cast(LatentCause, CAUSES[causes[i]]))
         return thinking
 
+    def sound(self, place: int) -> bool:
+        """What this row would be fed next is finite."""
+        return bool(self.x[self.places.index(place)].isfinite().all())
+
     def listen(self, tokens: dict[int, int]) -> set[int]:
         """After these tokens (by place) were drawn as text: the places whose start marker is now complete."""
         if not self.listens:

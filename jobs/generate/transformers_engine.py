@@ -260,7 +260,9 @@ class _Batch:
         ends: dict[int, tuple[StopCause, str | None]] = {}
         for i in thinking:
             if cause := rows[i].think():
-                ends[i] = cause, None
+                broken = spans is not None and not spans.sound(i)
+                why = f"the model's states are not finite at latent step {rows[i].latents}"
+                ends[i] = ("error", why) if broken else (cause, None)
         if len(thinking) < len(rows):
             assert logits is not None, "a row draws a token, but the head was left out"
             still = set(thinking)
