@@ -32,8 +32,10 @@ _HARMLESS = {"use_cache", "position_ids", "sliding_window", "is_causal", "cache_
 
 
 class _Layer(CacheLayerMixin):
-    """One layer. The first `width` columns of keys and values (B, heads, columns, size) are in use."""
+    """One layer. The first `width` columns of its stores (B, heads, columns, size) are in use."""
 
+    key_store: Tensor
+    value_store: Tensor
     is_sliding = False
 
     def __init__(self, cache: SpanCache) -> None:
@@ -46,8 +48,8 @@ class _Layer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         batch, heads, columns, size = key_states.shape
         room = columns + self.cache.room
-        self.keys = key_states.new_empty(batch, heads, room, size)
-        self.values = value_states.new_empty(batch, heads, room, value_states.shape[3])
+        self.key_store = key_states.new_empty(batch, heads, room, size)
+        self.value_store = value_states.new_empty(batch, heads, room, value_states.shape[3])
         self.is_initialized = True
         self.rows = 0
         """Queries kept so far, counted as (step, query head of one key head, column)."""
@@ -58,11 +60,11 @@ class _Layer(CacheLayerMixin):
 
     def keep(self, queries: int) -> None:
         """Room for the numbers of `queries` rows, each of them against all columns."""
-        b, h, columns, size = self.keys.shape
-        self.queries = self.keys.new_empty(b * h, queries, size)
-        self.probs = self.keys.new_empty(b * h, queries, columns)
+        b, h, columns, size = self.key_store.shape
+        self.queries = self.key_store.new_empty(b * h, queries, size)
+        self.probs = self.key_store.new_empty(b * h, queries, columns)
         self.d_scores = torch.empty_like(self.probs)
-        self.d_out = self.values.new_empty(b * h, queries, self.values.shape[3])
+        self.d_out = self.value_store.new_empty(b * h, queries, self.value_store.shape[3])
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -71,7 +73,8 @@ class _Layer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
             self.link = _Prefix.apply(key_states, value_states, self)
         elif not self.cache.stepping:
-            return _Rest.apply(key_states, value_states, self.link, self)  # type: ignore[return-value]
+            link, self.link = self.link, None  # kept, it would close a circle of graph and cache: a leak
+            return _Rest.apply(key_states, value_states, link, self)  # type: ignore[return-value]
         return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -148,16 +151,18 @@ class _Prefix(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, key: Tensor, value: Tensor, layer: _Layer) -> Tensor:
         ctx.layer, ctx.width = layer, key.shape[2]
-        layer.keys[:, :, : key.shape[2]] = key
-        layer.values[:, :, : key.shape[2]] = value
+        layer.key_store[:, :, : key.shape[2]] = key
+        layer.value_store[:, :, : key.shape[2]] = value
         layer.width = key.shape[2]
         return key.new_empty(0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         layer, columns = ctx.layer, slice(0, ctx.width)
-        return *_owed(layer, columns, slice(0, layer.top)), None
+        d_key, d_value = _owed(layer, columns, slice(0, layer.top))
+        layer.tail = None
+        return d_key, d_value, None
 
 
 class _Step(torch.autograd.Function):
@@ -179,9 +184,9 @@ class _Step(torch.autograd.Function):
         layer.rows = rows.stop
         if not cache.replace:
             layer.width = end
-        layer.keys[:, :, start:end] = key
-        layer.values[:, :, start:end] = value
-        keys, values = _flat(layer.keys, end), _flat(layer.values, end)
+        layer.key_store[:, :, start:end] = key
+        layer.value_store[:, :, start:end] = value
+        keys, values = _flat(layer.key_store, end), _flat(layer.value_store, end)
         q = query.reshape(batch * kv, group * new, size)
         scores = torch.bmm(q, keys.transpose(1, 2)).mul_(scale)
         if mask is not None:
@@ -206,7 +211,8 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out: Tensor | None, link: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        d_out, link = grads
         layer, rows, columns = ctx.layer, ctx.rows, ctx.columns
         replace = layer.cache.replace
         end = columns.stop
@@ -214,8 +220,8 @@ class _Step(torch.autograd.Function):
             layer.top, layer.tail = rows.stop, None
         if replace:  # what this sweep saw stood where the next one wrote
             key, value = ctx.saved_tensors
-            layer.keys[:, :, columns] = key
-            layer.values[:, :, columns] = value
+            layer.key_store[:, :, columns] = key
+            layer.value_store[:, :, columns] = value
         probs, d_scores = layer.probs[:, rows, :end], layer.d_scores[:, rows, :end]
         batch, heads, new, size = ctx.shape
         if d_out is None:
@@ -225,24 +231,15 @@ class _Step(torch.autograd.Function):
         else:
             d_out = d_out.transpose(1, 2).reshape(probs.shape[0], rows.stop - rows.start, -1)
             layer.d_out[:, rows] = d_out
-            d_probs = torch.bmm(d_out, _flat(layer.values, end).transpose(1, 2))
+            d_probs = torch.bmm(d_out, _flat(layer.value_store, end).transpose(1, 2))
             if ctx.drop is not None:
                 d_probs *= ctx.drop
                 probs = ctx.plain
             torch.sub(d_probs, (d_probs * probs).sum(-1, keepdim=True), out=d_probs)
             torch.mul(d_probs.mul_(probs), ctx.scale, out=d_scores)
-            d_query = torch.bmm(d_scores, _flat(layer.keys, end)).view(batch, heads, new, size)
+            d_query = torch.bmm(d_scores, _flat(layer.key_store, end)).view(batch, heads, new, size)
         d_key, d_value = _owed(layer, columns, rows if replace else slice(rows.start, layer.top), not replace)
-        return (
-            d_query,
-            d_key,
-            d_value,
-            link if link is not None else d_key.new_empty(0),
-            None,
-            None,
-            None,
-            None,
-        )
+        return d_query, d_key, d_value, d_key.new_empty(0), None, None, None, None
 
 
 class _Rest(torch.autograd.Function):
@@ -254,13 +251,14 @@ class _Rest(torch.autograd.Function):
         ctx.layer, ctx.before = layer, layer.width
         ctx.rows = layer.rows
         return (
-            torch.cat([layer.keys[:, :, : layer.width], key], 2),
-            torch.cat([layer.values[:, :, : layer.width], value], 2),
+            torch.cat([layer.key_store[:, :, : layer.width], key], 2),
+            torch.cat([layer.value_store[:, :, : layer.width], value], 2),
         )
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_keys: Tensor, d_values: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        d_keys, d_values = grads
         layer, before = ctx.layer, ctx.before
         layer.top, layer.tail = ctx.rows, (d_keys, d_values)
         return d_keys[:, :, before:], d_values[:, :, before:], d_keys.new_empty(0), None
@@ -273,7 +271,7 @@ def _flat(store: Tensor, end: int) -> Tensor:
 
 def _owed(layer: Any, columns: slice, rows: slice, tail: bool = True) -> tuple[Tensor, Tensor]:
     """Gradients of keys and values in `columns` from the steps' `rows`, and from the rest."""
-    b, h = layer.keys.shape[:2]
+    b, h = layer.key_store.shape[:2]
     if rows.stop > rows.start:
         d_key = layer.d_scores[:, rows, columns].transpose(1, 2) @ layer.queries[:, rows]
         d_value = layer.probs[:, rows, columns].transpose(1, 2) @ layer.d_out[:, rows]

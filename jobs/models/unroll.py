@@ -65,7 +65,8 @@ def unroll(
     prompt = ids.new_full((len(ids),), first) if mask is None else mask[:, :first].sum(1)
     valid = feed.visible(steps, prompt[:, None], opening)  # (B, n, m)
     own = (steps < counts[:, None])[..., None]  # (B, n, 1): a latent, not text of a row with fewer
-    columns = x.split([first, longest, ids.shape[1] - first - longest], 1)
+    question, under, rest = x.split([first, longest, ids.shape[1] - first - longest], 1)
+    columns = (question, under, rest)
     if schedule == "jacobi":
         return _jacobi(run, columns, own, valid, feed, min(sweeps or longest, longest))
     return _sequential(run, columns, own, valid, feed)
