@@ -169,4 +169,6 @@ def test_a_soft_input_is_the_weighted_sum_of_input_embeddings(k: int, dtype: tor
     want = torch.stack([weights[i].double() @ embedding[ids[i]].double() for i in range(2)])
     got = soft(weights, ids, embedding)
     assert got.dtype == dtype
-    assert torch.allclose(got.double(), want.to(dtype).double(), atol=2e-6, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5)
+    assert torch.allclose(
+        got.double(), want.to(dtype).double(), atol=2e-6, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5
+    )
