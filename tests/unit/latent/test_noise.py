@@ -48,11 +48,11 @@ def splitmix(x: int) -> int:
 
 def test_numbers_are_those_of_the_published_hash() -> None:
     golden = 0x9E3779B97F4A7C15
-    for key, step in [(0, 0), (1, 1), (-5, 2), (2**62, 1000)]:
-        bits = splitmix(splitmix(key) + (step + 1) * golden)
-        text = uniform(torch.tensor([key]), torch.tensor([step])).item()
+    for key, place in [(0, 0), (1, 1), (-5, 2), (2**62, 1000)]:
+        bits = splitmix(splitmix(key) + (place + 1) * golden)
+        text = uniform(torch.tensor([key]), torch.tensor([place])).item()
         assert text == ((bits >> 12) + 0.5) / 2**52
-        lanes = uniform(torch.tensor([key]), torch.tensor([step]), torch.tensor([0, 9]))[0].tolist()
+        lanes = uniform(torch.tensor([key]), torch.tensor([place]), torch.tensor([0, 9]))[0].tolist()
         assert lanes == [((splitmix(bits + (lane + 1) * golden) >> 12) + 0.5) / 2**52 for lane in (0, 9)]
 
 

@@ -39,13 +39,12 @@ def play(one: Row, logits: list[Tensor]) -> list[Step]:
 
 
 def told(steps: list[Step]) -> list[str]:
-    """ "x" for a latent step, the cause where the span ends, the token where one is forced, "." for text."""
+    """x: a latent step; the cause and token where the span ends; a forced token alone; a dot: text."""
     said = []
     for s in steps:
-        cause, token = CAUSES[s.cause.item()], s.token.item()
-        said.append(
-            "x" if s.latent.item() else f"{cause}:{token}" if cause else str(token) if token >= 0 else "."
-        )
+        cause, token = CAUSES[int(s.cause)], int(s.token)
+        forced = f"{cause}:{token}" if cause else str(token)
+        said.append("x" if s.latent.item() else forced if token >= 0 else ".")
     return said
 
 
@@ -67,7 +66,11 @@ FLAT, SURE, OVER = peaked(1, False), peaked(1), peaked(END[0])
             ["x", "x", "x", "x", "x", "entropy:7", "8"],
         ),
         ({"stop": {"max_len": 9, "entropy": {"threshold": 0.1, "patience": 1}}}, [SURE], ["entropy:7"]),
-        ({"stop": {"max_len": 3, "entropy": {"threshold": 4.0, "patience": 4}}}, [SURE] * 4, ["xxx"] or []),
+        (
+            {"stop": {"max_len": 3, "entropy": {"threshold": 4.0, "patience": 4}}},
+            [SURE] * 4,
+            ["x", "x", "x", "entropy:7"],
+        ),
         # several at once: fixed before end_marker before entropy before max_len
         (
             {
@@ -120,7 +123,7 @@ def test_the_entropy_rule_looks_at_the_distribution_that_it_names() -> None:
         rule = {"max_len": 9, "entropy": {"threshold": 0.1, "patience": 1, "on": on}}
         knobs = Knobs.of([row({"kind": "soft", "temperature": 0.25}, stop=rule)])
         out = step(logits, torch.zeros(1, D), begun(knobs, D), knobs, EMBEDDING[:3])
-        assert (CAUSES[out.cause.item()] == "entropy") == ends
+        assert (CAUSES[int(out.cause)] == "entropy") == ends
 
 
 def test_what_each_kind_is_fed() -> None:
@@ -269,6 +272,7 @@ def test_rows_leave_and_join_without_a_trace() -> None:
     first, second = list(range(4)), list(range(4, n))
     knobs = [Knobs.of([MIXED[i] for i in part]) for part in (first, second)]
     states = [begun(k, D) for k in knobs]
+    parts = [first, second]
     for t in range(7):
         if t == 3:  # the second part joins, one row of the first leaves
             stay = [0, 2, 3]
@@ -276,8 +280,6 @@ def test_rows_leave_and_join_without_a_trace() -> None:
             first = [first[i] for i in stay] + second
             knobs = [Knobs.of([MIXED[i] for i in first])]
             parts = [first]
-        elif t < 3:
-            parts = [first, second]
         for p, part in enumerate(parts):
             s = step(logits[t][part], hidden[t][part], states[p], knobs[p], EMBEDDING)
             states[p] = observe(torch.zeros(len(part), dtype=torch.int64), s.state, knobs[p])
@@ -291,12 +293,9 @@ def test_logits_are_asked_for_only_where_something_reads_them() -> None:
         knobs = Knobs.of([row(kind, fixed=2, stop=2)])
         assert not knobs.reads
         assert step(None, torch.zeros(1, D), begun(knobs, D), knobs, EMBEDDING).latent.item()
-    for settings in (
-        {"trace": 3},
-        {"stop": {"max_len": 2, "end_marker": True}},
-        {"stop": {"max_len": 2, "entropy": {"threshold": 1}}},
-    ):
-        knobs = Knobs.of([row("hidden", **settings)])
+    rules: list[dict[str, Any]] = [{"end_marker": True}, {"entropy": {"threshold": 1}}]
+    for reads in (row("hidden", trace=3), *(row("hidden", stop={"max_len": 2, **rule}) for rule in rules)):
+        knobs = Knobs.of([reads])
         assert knobs.reads
         with pytest.raises(ValueError, match="read logits"):
             step(None, torch.zeros(1, D), begun(knobs, D), knobs, EMBEDDING)
@@ -370,12 +369,11 @@ def test_gradients_pass_through_a_chain_of_steps() -> None:
 
 def test_a_window_of_one_feeds_what_hidden_feeds() -> None:
     knobs = Knobs.of([row("hidden"), row({"kind": "contextual", "window": 1}), row({"kind": "contextual"})])
-    state = begun(knobs, D)
-    for _ in range(4):
+    state, weights = begun(knobs, D), window_weights(ContextualInput())
+    for j in range(4):
         hidden = torch.randn(1, D).expand(3, -1)
         out = step(None, hidden, state, knobs, EMBEDDING)
         state = out.state
         assert torch.equal(out.x[0], out.x[1])
-    assert torch.allclose(
-        out.x[2], contextual(state.window[2:, :3], window_weights(ContextualInput()))[0], atol=1e-6
-    )
+        want = contextual(state.window[2:], weights, torch.arange(3)[None] <= j)
+        assert torch.allclose(out.x[2], want[0], atol=1e-6)
