@@ -65,7 +65,7 @@ def main() -> int:
         aim = "" if point.target is None else f" (target {point.target:.2f})"
         name = f"{point.shape:8} batch {point.batch:2} latents {point.latents:2}"
         print(
-            f"{name}: ratio {row['ratio']:.3f}{aim}, rounds {row['low']:.3f} to {row['high']:.3f}; plain step "
+            f"{name}: ratio {row['ratio']:.3f}{aim}, {row['low']:.3f} to {row['high']:.3f}; plain step "
             f"{row['plain_ms']:.0f} ms; peak memory {row['memory']:.2f} (target {MEMORY})",
             flush=True,
         )
