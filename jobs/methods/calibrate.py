@@ -81,7 +81,7 @@ class Calibrate:
         requests = [questions.request(place, index, trace=trace) for (_, index), place in share.asked.items()]
         model = open_model(self.ctx, self.settings, questions.tokenizer)
         engine = open_engine(self.settings, model, questions.tokenizer, share.on_step)
-        check(requests, engine)
+        check(self.ctx.stage.name, requests, engine)
         out = _Out(self, model, questions)
         try:
             return share.generate(engine, requests, out.add)

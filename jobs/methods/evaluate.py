@@ -67,7 +67,7 @@ class Evaluate:
         ]
         model = open_model(self.ctx, self.settings, questions.tokenizer)
         engine = open_engine(self.settings, model, questions.tokenizer, share.on_step)
-        check(requests, engine)
+        check(self.ctx.stage.name, requests, engine)
         out = _Out(Rows(questions, self.asking.prompt), self.part, self._trace)
         try:
             return share.generate(engine, requests, out.add)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from jobs.data.example import Example
@@ -157,13 +158,22 @@ def in_turn(
     return numbers
 
 
-def check(requests: Sequence[Request], engine: Engine) -> None:
-    """Where no request can be served, the recipe is wrong. Raises JobUserError."""
+def check(stage: str, requests: Sequence[Request], engine: Engine) -> None:
+    """Raises JobUserError where no request can be served: the recipe is wrong then, and the part is named."""
     reasons = [reason for request in requests if (reason := engine.refuses(request))]
     if len(reasons) == len(requests):
-        latent = requests[0].thoughts is not None
+        part, hint = _at_fault(requests[0], engine)
         raise JobUserError(
-            f"no problem can be put to this model: {reasons[0]}",
-            hint="change sampling.max_new_tokens" + (", or the latent block" if latent else ""),
-            where="sampling.max_new_tokens",
+            f"no problem can be put to this model: {reasons[0]}", hint=hint, where=f"{stage}.{part}"
         )
+
+
+def _at_fault(request: Request, engine: Engine) -> tuple[str, str]:
+    """The key of the recipe without whose value the request would be served, and what to do about it."""
+    text = replace(request, thoughts=None)
+    if engine.refuses(text) is None:
+        return "latent", "change the latent block, or give it room: a larger sampling.max_new_tokens"
+    short = request.sampling.model_copy(update={"max_new_tokens": 1})
+    if engine.refuses(replace(text, sampling=short)) is None:
+        return "sampling.max_new_tokens", "lower sampling.max_new_tokens"
+    return "prompt", "do the dataset, the prompt and the tokenizer go with this model?"

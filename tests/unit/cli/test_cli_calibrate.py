@@ -89,7 +89,7 @@ def test_a_sweep_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--target-ratio", "1.5"], "less than 1"), (["--set", "calibrate.tresholds=[1]"], "thresholds"),
+    [(["--target-ratio", "1.5"], "above 0 and below 1"), (["--set", "calibrate.tresholds=[1]"], "thresholds"),
      (["--set", "latent.stop.max_len=-1"], "max_len"), (["--limit", "0"], "limit")],
 )  # fmt: skip
 def test_bad_options_are_told_in_one_line(world: World, options: list[str], words: str) -> None:
@@ -130,9 +130,9 @@ def test_the_table_says_what_was_measured_and_the_threshold() -> None:
     assert text.splitlines() == [
         "cal: entropy of the latent steps, in nats, at temperature 0.6, before filters",
         "some/model on aime test: 12,345 steps of 30 problems",
-        "THRESHOLD   ABOVE     95 % CI",
-        "      0.1  30.1 %   28.0-32.2",
-        "        1   2.1 %     1.5-3.0",
+        "THRESHOLD   ABOVE    95 % CI",
+        "      0.1  30.1 %  28.0-32.2",
+        "        1   2.1 %    1.5-3.0",
         "5.0 % lie above 0.8123 nats (95 % CI 0.7 to 0.95)",
     ]
     assert max(map(len, text.splitlines())) <= 80
@@ -155,8 +155,8 @@ def test_a_warning_of_an_evaluation_is_shown_whole() -> None:
 
 def test_eval_asks_for_so_many_latent_steps(tmp_path: Path) -> None:
     options: dict[str, Any] = {"dataset": "gsm8k", "split": None, "limit": None}
-    assert "latent" not in evaluation.recipe("/some/model", tmp_path, **options, latents=None)
-    data = evaluation.recipe("/some/model", tmp_path, **options, latents=0)
+    assert "latent" not in evaluation.recipe(str(tmp_path), tmp_path, **options, latents=None)
+    data = evaluation.recipe(str(tmp_path), tmp_path, **options, latents=0)
     (stage,) = load_mapping(data).points[0].experiment.stages
     assert stage.latent is not None
     assert stage.latent.stop is not None

@@ -58,6 +58,7 @@ def test_a_killed_evaluation_goes_on_sample_by_sample_with_another_number_of_pro
     """Two processes are stopped half-way, one leaving a torn line; three finish, and generate only what
     is missing."""
     exp = experiment()
+    ctx = context(tmp_path, exp, size=2)
     for rank in range(2):
         ctx = context(tmp_path, exp, rank=rank, size=2)
         method = Evaluate(ctx)

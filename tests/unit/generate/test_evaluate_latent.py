@@ -396,8 +396,22 @@ def test_a_stop_in_the_middle_keeps_what_came(tmp_path: Path, monkeypatch: pytes
     assert len(part.read_text().splitlines()) == len(samples.trace_part(part).read_text().splitlines()) == 7
 
 
-def test_a_count_that_leaves_no_room_for_an_answer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(JobUserError, match="no room for an answer") as refused:
-        Evaluate(context(tmp_path, latent_experiment({**HIDDEN, "stop": 64}))).run()
-    assert "latent" in (refused.value.hint or "")
+@pytest.mark.parametrize(
+    ("changes", "words", "where", "hint"),
+    [
+        ({"latent": {**HIDDEN, "stop": 64}}, "no room for an answer", "eval.latent", "the latent block"),
+        ({"sampling": {"max_new_tokens": 600}}, "exceed the model's 512", "eval.sampling.max_new_tokens",
+         "lower sampling.max_new_tokens"),
+        ({"model": {"init": {"arch": "gpt2", "hidden": 32, "heads": 4, "max_len": 32},
+                    "tokenizer": {"kind": "byte"}}},
+         "exceed the model's 32", "eval.prompt", "the dataset"),
+    ],
+)  # fmt: skip
+def test_what_no_problem_fits_is_refused_and_the_part_at_fault_is_named(
+    tmp_path: Path, changes: dict[str, Any], words: str, where: str, hint: str
+) -> None:
+    with pytest.raises(JobUserError, match=words) as refused:
+        Evaluate(context(tmp_path, latent_experiment(**changes))).run()
+    assert refused.value.where == where
+    assert hint in (refused.value.hint or "")
     assert not list(tmp_path.rglob("rank-*.jsonl"))
