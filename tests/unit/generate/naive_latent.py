@@ -1,9 +1,10 @@
 """Latent decoding written from its specification: one row, no cache, one number at a time, in float64 where
-numbers are weighed. Shares no code with the engine or with `jobs.latent`."""
+numbers are weighed. Shares no code with the engine or with `jobs.latent`, its random numbers aside."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from jobs.generate.protocol import Request, Sample
-from latentctl.spec.latent import ContextualInput, SoftInput
+from jobs.latent.noise import gumbel, request_key
+from latentctl.spec.latent import ConcreteNoise, ContextualInput, SoftInput
 
 
 def entropy_of(logits: Tensor, temperature: float) -> float:
@@ -19,8 +21,14 @@ def entropy_of(logits: Tensor, temperature: float) -> float:
     return float(-(logs.exp() * logs).sum())
 
 
-def mixture(logits: Tensor, spec: SoftInput, embedding: Tensor) -> Tensor:
-    """Temperature, top-k, top-p, min-p, cap, each renormalised, over a full sort."""
+def mixture(
+    logits: Tensor,
+    spec: SoftInput,
+    embedding: Tensor,
+    noise: Callable[[Tensor, Tensor], Tensor] = lambda ids, weights: weights,
+) -> Tensor:
+    """Temperature, top-k, top-p, min-p, cap, each renormalised, over a full sort; then `noise` makes other
+    weights of those of the kept ids."""
     probs, order = torch.softmax(logits.double() / spec.temperature, -1).sort(descending=True, stable=True)
     share = probs.tolist()
     if spec.top_k:
@@ -33,7 +41,8 @@ def mixture(logits: Tensor, spec: SoftInput, embedding: Tensor) -> Tensor:
         running += p / total
     kept = [p for p in kept if p >= spec.min_p * kept[0]][: spec.max_topk]
     weights = torch.tensor(kept, dtype=torch.float64) / sum(kept)
-    return (weights[:, None] * embedding[order[: len(kept)]].double()).sum(0)
+    ids = order[: len(kept)]
+    return (noise(ids, weights)[:, None] * embedding[ids].double()).sum(0)
 
 
 @dataclass
@@ -48,6 +57,9 @@ class Mind:
     opened: int = 0
     """Position of the start marker's last token."""
     steps: int = 0
+    """Latent steps in this span."""
+    total: int = 0
+    """In all spans."""
     low: int = 0
     text: list[int] = field(default_factory=list)
     """What was written since the last span."""
@@ -77,6 +89,7 @@ class Mind:
             self.thinking = False
             return None
         self.steps += 1
+        self.total += 1
         return self._input(logits)
 
     def _ends(self, logits: Tensor) -> str | None:
@@ -99,12 +112,21 @@ class Mind:
     def _input(self, logits: Tensor) -> Tensor:
         spec = self.asked.spec.input
         if isinstance(spec, SoftInput):
-            return mixture(logits, spec, self.embedding)
+            return mixture(logits, spec, self.embedding, self._noise)
         if isinstance(spec, ContextualInput):
             return self._mean(spec)
         if spec is not None and spec.kind == "pause":
             return self.embedding[self.asked.token].double()
         return self.states[-1].double()
+
+    def _noise(self, ids: Tensor, weights: Tensor) -> Tensor:
+        noise = self.asked.spec.noise
+        if noise is None:
+            return weights
+        assert isinstance(noise, ConcreteNoise), "the other noises are not written here"
+        key = request_key(self.request.sampling.seed, self.request.id, self.request.index)
+        drawn = gumbel(torch.tensor([key]), torch.tensor([self.total - 1]), ids[None])[0]
+        return ((weights.log() + drawn) / noise.temperature).softmax(-1)
 
     def _mean(self, spec: ContextualInput) -> Tensor:
         first = {
@@ -132,8 +154,8 @@ class Mind:
 @torch.no_grad()
 def computed(model: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (L, V) and last hidden states (L, d) of one sequence of inputs (L, d), from scratch."""
-    hidden = model.get_decoder()(inputs_embeds=inputs[None], use_cache=False).last_hidden_state[0]
-    return model(inputs_embeds=inputs[None], use_cache=False).logits[0], hidden
+    out = model(inputs_embeds=inputs[None], use_cache=False, output_hidden_states=True)
+    return out.logits[0], out.hidden_states[-1][0]
 
 
 def free_run(model: Any, request: Request, eos: int | None) -> tuple[list[int], int, str | None, str]:
