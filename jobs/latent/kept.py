@@ -20,7 +20,7 @@ from jobs.latent.largest import largest
 _FIRST = 32
 """Tokens looked at first where any number may be kept; a nucleus is rarely larger."""
 _WIDER = 16
-_ROWS = 8
+_ROWS = 4
 """So many rows of a large vocabulary stay in a processor's cache from one pass to the next."""
 
 
@@ -102,7 +102,7 @@ def _normalise(logits: Tensor, first: Tensor, temperature: Tensor, entropic: boo
     if not entropic:
         highest = (logits * inverse).softmax(-1).gather(-1, first).squeeze(-1).log()
         return highest, torch.full_like(highest, torch.nan)
-    gaps = (logits - logits.gather(-1, first)).mul_(inverse).clamp(min=-1e9)  # finite: 0 · -inf is NaN
+    gaps = (logits - logits.gather(-1, first)).mul_(inverse).clamp_(min=-1e9)  # finite: 0 · -inf is NaN
     probs = gaps.softmax(-1)
     highest = probs.gather(-1, first).squeeze(-1).log()
     return highest, -(probs * gaps).sum(-1) - highest

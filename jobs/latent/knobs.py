@@ -137,14 +137,14 @@ class Knobs(NamedTuple):
             name: matrix(name, *_MATRICES[name]) if name in _MATRICES else column(name, dtype)
             for name, dtype in _DTYPES.items()
         }
-        caps = [e["cap"] for e in each if e["keeps"]]
+        caps = [e["cap"] for e in each if e["keeps"] and not e["exact"]]
         exact = any(e["exact"] for e in each)
         return Knobs(
             **tensors,
             kinds=frozenset(e["kind"] for e in each),
             noises=frozenset(e["noise"] for e in each) - {QUIET},
             width=None if exact else max(caps, default=1),
-            look=max([*caps, *(e["top_k"] for e in each if e["top_p"] < 1)], default=1),
+            look=max([1, *caps, *(e["top_k"] for e in each if e["top_p"] < 1)]),
             window=tensors["weights"].shape[1],
             keeps=bool(caps) or exact,
             weighs=any(e["weighs"] for e in each),

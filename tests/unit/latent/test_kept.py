@@ -206,6 +206,13 @@ def test_the_largest_logits_are_found_among_groups() -> None:
     assert largest(torch.randn(2, 5), 30)[0].shape == (2, 5)
 
 
+def test_an_exact_search_starts_small() -> None:
+    """A nucleus of a few tokens needs no sort of the vocabulary."""
+    knobs = soft_knobs(top_p=0.9, max_topk=None)
+    assert (knobs.width, knobs.look) == (None, 1)
+    assert keep(torch.arange(5000.0)[None], knobs, None).ids.shape == (1, 3)
+
+
 def test_a_vocabulary_smaller_than_k_is_kept_whole() -> None:
     knobs = soft_knobs(max_topk=1000)
     assert keep(torch.randn(1, 10), knobs, knobs.width).ids.shape == (1, 10)
