@@ -50,3 +50,26 @@ def coconut_train(
         return functional.cross_entropy(taken.head(hidden[:, :-1][kept]).float(), after[kept])
 
     return loss
+
+
+def soft_mix(*, max_topk: str = "", **_: str) -> Callable[[Any, Any, float, float], Any]:
+    """The mixed input (B, d) of logits (B, V) and the input embedding (V, d) at a temperature and top-p;
+    exact at any nucleus unless `max_topk` is given."""
+    from jobs.latent.inputs import soft
+    from jobs.latent.kept import keep
+    from jobs.latent.knobs import Knobs, Row
+    from latentctl.spec.latent import LatentSpec, SoftInput, StopSpec
+
+    made: dict[tuple[int, float, float], Knobs] = {}
+
+    def mix(logits: Any, embedding: Any, temperature: float, top_p: float) -> Any:
+        asked = (len(logits), temperature, top_p)
+        if asked not in made:
+            cap = int(max_topk) if max_topk else None
+            spec = SoftInput(temperature=temperature, top_p=top_p, max_topk=cap)
+            row = Row(LatentSpec(input=spec, start="prompt", stop=StopSpec(max_len=1)), end=(0,))
+            made[asked] = Knobs.of([row] * len(logits))
+        kept = keep(logits, made[asked], made[asked].width)
+        return soft(kept.logp.exp(), kept.ids, embedding)
+
+    return mix
