@@ -15,7 +15,8 @@ def resolve(text: str, runs_dir: Path) -> str:
     """What to write as a stage's `from`: an absolute directory, or `run:ID/STAGE[@best|@STEP]`.
 
     `text` is a directory, or `RUN[/STAGE][@best|@STEP]` with RUN as everywhere. Without a stage: the run's
-    last one that left weights. Raises UserError with code 3 where there is no such thing.
+    last one that left weights; with the name of a chain: the last of its stages that did. Raises UserError
+    with code 3 where there is no such thing.
     """
     path = Path(text).expanduser()
     if path.is_dir() and not (path / "plan.json").is_file():
@@ -34,7 +35,7 @@ def resolve(text: str, runs_dir: Path) -> str:
         )
     run, stage, which = _taken_apart(text, runs_dir)
     plan = Plan.load(run.plan)
-    name = stage or _last_with_weights(run, plan)
+    name = _last_with_weights(run, plan, stage)
     _check(run, plan, name, which)
     return f"run:{run.id}/{name}" + (f"@{which}" if which else "")
 
@@ -50,17 +51,28 @@ def _taken_apart(text: str, runs_dir: Path) -> tuple[RunPaths, str | None, str |
     return find_run(runs_dir, name), stage or None, which or None
 
 
-def _last_with_weights(run: RunPaths, plan: Plan) -> str:
+def _last_with_weights(run: RunPaths, plan: Plan, asked: str | None) -> str:
+    """The stage that is `asked` for; of several that it may mean, the last one with weights."""
     stages = [s for job in plan.jobs for s in job.stages]
-    found = [s for s in stages if _paths(run, plan, s).model.is_dir()]
+    meant = stages if asked is None else [s for s in stages if _chain(s) == asked]
+    if asked is not None and (asked in stages or not meant):
+        return asked
+    found = [s for s in meant if _paths(run, plan, s).model.is_dir()]
     if not found:
+        name = run.id if asked is None else f"{asked} of {run.id}"
         raise UserError(
-            f"{run.id} has left no weights yet",
+            f"{name} has left no weights yet",
             hint=f"`latentctl status {run.id}`",
             code=Exit.NOT_FOUND,
             kind="not_found",
         )
     return found[-1]
+
+
+def _chain(stage: str) -> str | None:
+    """The name under which a recipe wrote the chain that this stage is a link of."""
+    name, _, number = stage.rpartition(".")
+    return name if number.isdecimal() else None
 
 
 def _check(run: RunPaths, plan: Plan, stage: str, which: str | None) -> None:

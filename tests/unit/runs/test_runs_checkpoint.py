@@ -41,12 +41,22 @@ def test_one_stage_of_a_chain(runs_dir: Path, stage: str) -> None:
 
 def test_the_last_one_with_weights(runs_dir: Path) -> None:
     assert resolve(RUN, runs_dir) == f"run:{RUN}/coconut.2"
+    assert resolve(f"{RUN}/coconut", runs_dir) == f"run:{RUN}/coconut.2"
+    assert resolve(f"{RUN}/coconut@best", runs_dir) == f"run:{RUN}/coconut.2@best"
 
 
-@pytest.mark.parametrize("stage", ["coconut", "coconut.9", "coconut.3", "coconut.1@41"])
+@pytest.mark.parametrize("stage", ["coco", "coconut.", "coconut.9", "coconut.3", "coconut.1@41"])
 def test_what_is_not_there(runs_dir: Path, stage: str) -> None:
     with pytest.raises(UserError) as caught:
         resolve(f"{RUN}/{stage}", runs_dir)
+    assert caught.value.code == 3
+
+
+def test_a_chain_without_weights(runs_dir: Path) -> None:
+    for path in sorted((runs_dir / RUN).rglob("model")):
+        path.rmdir()
+    with pytest.raises(UserError, match=f"coconut of {RUN} has left no weights") as caught:
+        resolve(f"{RUN}/coconut", runs_dir)
     assert caught.value.code == 3
 
 
