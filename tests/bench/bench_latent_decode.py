@@ -95,9 +95,8 @@ def soft(max_topk: int | None, steps: int, trace: int | None = None) -> Thoughts
     return Thoughts(spec, (START,), (END,), trace=trace)
 
 
-def ours(lm: Any, prompts: Tensor, steps: int, thoughts: Thoughts | None) -> list[Sample]:
+def ours(engine: TransformersEngine, prompts: Tensor, steps: int, thoughts: Thoughts | None) -> list[Sample]:
     """`steps` positions for each prompt: tokens, or latent steps."""
-    engine = TransformersEngine(lm, Letters(), max_batch=len(prompts), max_batch_tokens=2**30)
     sampling = SamplingSpec(max_new_tokens=steps)
     asked = [Request(str(i), 0, ids, sampling, thoughts=thoughts) for i, ids in enumerate(prompts.tolist())]
     samples = sorted(engine.generate(asked), key=lambda s: int(s.id))
@@ -133,13 +132,15 @@ def measured(lm: Any, batch: int, steps: int, rounds: int, max_topk: int | None)
     torch.manual_seed(batch)
     prompts = torch.randint(10, VOCAB, (batch, 60))
     prompts[:, -1] = START
+    engine = TransformersEngine(lm, Letters(), max_batch=batch, max_batch_tokens=2**30)
     arms = {
         "hand": lambda: hand(lm, prompts, steps),
-        "greedy": lambda: ours(lm, prompts, steps, None),
-        "soft": lambda: ours(lm, prompts, steps, soft(max_topk, steps)),
+        "greedy": lambda: ours(engine, prompts, steps, None),
+        "soft": lambda: ours(engine, prompts, steps, soft(max_topk, steps)),
     }
-    same = [s.ids for s in ours(lm, prompts, steps, None)] == hand(lm, prompts, steps).tolist()
-    traced = [t for s in ours(lm, prompts, steps, soft(max_topk, steps, trace=1)) for t in s.thoughts or ()]
+    same = [s.ids for s in ours(engine, prompts, steps, None)] == hand(lm, prompts, steps).tolist()
+    thought = ours(engine, prompts, steps, soft(max_topk, steps, trace=1))
+    traced = [t for s in thought for t in s.thoughts or ()]
     within = sum(t.mass >= TOP_P - 1e-4 for t in traced) / len(traced)
     spent = rounds_of(arms, rounds)
     common = {

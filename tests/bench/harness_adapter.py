@@ -52,6 +52,92 @@ def coconut_train(
     return loss
 
 
+def coconut_generate(
+    lm: Any, ids: dict[str, int], *, batch: str = "128", **_: str
+) -> Callable[[list[list[int]], int], list[list[int]]]:
+    """Greedy tokens after prompts of the form `question | start | latents | end`; `batch` rows at most run
+    together. Where the prompt has n latent tokens, n latent steps are taken."""
+    from jobs.generate.protocol import Request, Thoughts
+    from latentctl.spec.latent import LatentSpec
+    from latentctl.spec.sampling import SamplingSpec
+
+    engine = _engine(lm, int(batch))
+
+    def asked(number: int, prompt: list[int], new: int) -> Request:
+        latents = prompt.count(ids["latent"])
+        spec = LatentSpec.model_validate(
+            {"input": "hidden", "markers": "coconut", "start": "prompt", "stop": latents}
+        )
+        thoughts = Thoughts(spec, (ids["start"],), (ids["end"],), fixed=latents)
+        question = prompt[: prompt.index(ids["start"]) + 1]
+        sampling = SamplingSpec(max_new_tokens=latents + 1 + new)
+        return Request(str(number), 0, question, sampling, thoughts=thoughts)
+
+    def generate(prompts: list[list[int]], new: int) -> list[list[int]]:
+        requests = [asked(i, prompt, new) for i, prompt in enumerate(prompts)]
+        found = {sample.id: sample.ids[1:] for sample in engine.generate(requests)}  # without the end marker
+        return [found[request.id] for request in requests]
+
+    return generate
+
+
+def soft_decode(
+    lm: Any, *, T: str = "0.6", p: str = "0.95", max_topk: str = "30", **_: str
+) -> Callable[[Any, int], Any]:
+    """The most likely token (B, steps) at each of `steps` positions after prompts (B, L); every position but
+    the last feeds the mixture of the nucleus at the next. `max_topk` 0: as many tokens as the nucleus has."""
+    import torch
+
+    from jobs.generate.runner import Runner
+    from jobs.latent.knobs import Knobs, Row
+    from jobs.latent.state import State
+    from jobs.latent.step import step
+    from latentctl.spec.latent import LatentSpec
+
+    own = {"kind": "soft", "temperature": float(T), "top_p": float(p), "max_topk": int(max_topk) or None}
+
+    runner = Runner(lm)
+
+    @torch.inference_mode()
+    def decode(prompts: Any, steps: int) -> Any:
+        rows = len(prompts)
+        spec = LatentSpec.model_validate({"input": own, "markers": "think", "start": "prompt", "stop": steps})
+        knobs = Knobs.of([Row(spec, end=(0,), fixed=steps)] * rows, prompts.device)
+        length = prompts.shape[1]
+        runner.reset()
+        runner.cache.ensure(rows, length + steps, limit=length + steps, budget=2**30)
+        logits, states = runner.prefill_states(prompts.tolist(), [[i] for i in range(rows)], 1)
+        state = State.start(knobs, states[:, 1:], torch.full((rows,), length - 1, device=prompts.device))
+        hidden, tokens = states[:, 0], []
+        for at in range(length, length + steps):
+            out = step(logits, hidden, state, knobs, runner.parts.embedding)
+            state = out.state
+            tokens.append(out.thought.ids[:, 0])
+            if len(tokens) < steps:
+                hidden, logits = runner.feed(out.x, [at] * rows, head=True)
+        return torch.stack(tokens, 1)
+
+    return decode
+
+
+class _Letters:
+    """A tokenizer is asked for nothing here but the text of an answer."""
+
+    eos_token_id = None
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return "x" * len(ids)
+
+
+def _engine(lm: Any, batch: int) -> Any:
+    """Answers do not stop at an end token: the harness counts steps."""
+    from jobs.generate.transformers_engine import TransformersEngine
+
+    engine = TransformersEngine(lm, _Letters(), max_batch=batch, max_batch_tokens=2**30)
+    engine.eos = frozenset()
+    return engine
+
+
 def soft_mix(*, max_topk: str = "", **_: str) -> Callable[[Any, Any, float, float], Any]:
     """The mixed input (B, d) of logits (B, V) and the input embedding (V, d) at a temperature and top-p;
     exact at any nucleus unless `max_topk` is given."""
