@@ -139,7 +139,7 @@ def test_a_checkpoint_is_calibrated(trained: Cli) -> None:
     done = trained(
         "calibrate", recipe, "--checkpoint", f"{run}/coconut.1", "--target-ratio", "0.2", "--limit", "6"
     )
-    for word in ("THRESHOLD", "entropy of the latent steps", "20.0 % lie above", "18 steps of 6 problems"):
+    for word in ("THRESHOLD", "entropy of latent steps", "20.0 % lie above", "18 steps of 6 problems"):
         assert word in done.out, done
     (file,) = trained.run_dir("calibrate-thresholds-").glob("jobs/*/stages/*/calibration.json")
     found = json.loads(file.read_text())

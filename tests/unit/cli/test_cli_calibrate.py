@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ CALIBRATION = Calibration(
 def test_the_table_says_what_was_measured_and_the_threshold() -> None:
     text = calibration_text(CALIBRATION, "cal")
     assert text.splitlines() == [
-        "cal: entropy of the latent steps, in nats, at temperature 0.6, before filters",
+        "cal: entropy of latent steps (nats, temperature 0.6, before filters)",
         "some/model on aime test: 12,345 steps of 30 problems",
         "THRESHOLD   ABOVE    95 % CI",
         "      0.1  30.1 %  28.0-32.2",
@@ -136,6 +137,14 @@ def test_the_table_says_what_was_measured_and_the_threshold() -> None:
         "5.0 % lie above 0.8123 nats (95 % CI 0.7 to 0.95)",
     ]
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_long_path_of_a_model_is_cut_and_nothing_else() -> None:
+    long = replace(CALIBRATION, model="/scratch/" + "x" * 90 + "/model")
+    line = calibration_text(long, "calibrate").splitlines()[1]
+    assert line.startswith("/scratch/")
+    assert line.endswith("/model on aime test: 12,345 steps of 30 problems")
+    assert len(line) == 80
 
 
 def test_the_result_of_a_run_shows_its_calibrations() -> None:
