@@ -49,7 +49,7 @@ def test_gsm8k_text_then_one_more_step_replaced_every_three_epochs_then_none_lef
             assert coconut(stage).uniform_prob == 0
             assert (stage.train.lr, stage.train.weight_decay, stage.train.clip) == (1e-4, 0.01, 0)
             assert (stage.train.schedule, stage.train.warmup) == ("constant", 0)
-    assert found["eval"].sampling.max_new_tokens == 64
+    assert found["eval"].sampling.max_new_tokens == 64 + 6 + 2  # of text, latent steps, markers
 
 
 @pytest.mark.parametrize("task", ["prontoqa", "prosqa"])
@@ -60,7 +60,7 @@ def test_the_graph_tasks_take_one_latent_step_a_step_up_to_six(task: str) -> Non
     assert [s.train.epochs for s in chain] == [5, 5, 5, 5, 5, 5, 5, 15]
     assert {(coconut(s).latents_per_step, coconut(s).max_stage) for s in chain} == {(1, 6)}
     assert {s.dataset.name for s in found.values()} == {task}
-    assert found["eval"].sampling.max_new_tokens == 128
+    assert found["eval"].sampling.max_new_tokens == 128 + 6 + 2  # of text, latent steps, markers
 
 
 @pytest.mark.parametrize(
