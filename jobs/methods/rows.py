@@ -32,6 +32,8 @@ class Rows:
         prompt_text, prompt_ids = self.questions.prompts[place]
         markers = self.prompt.markers.start, self.prompt.markers.end
         text, spans = self._text(sample)
+        around = self._around(sample)
+        hidden = {i for pair in around for part in pair for i in part}
         row = {
             "id": sample.id,
             "index": sample.index,
@@ -45,8 +47,8 @@ class Rows:
             "tokens": len(sample.ids) - sample.marker_tokens,
             "think_tokens": count_before(self.tokenizer, sample.ids, markers[1]),
             "cause": sample.cause,
-            "forced": sample.forced - sum(len(end) for _, end in self._around(sample)),
-            "logp_sum": round(sum(sample.logps), 4),
+            "forced": sample.forced - sum(len(end) for _, end in around),
+            "logp_sum": round(sum(v for i, v in enumerate(sample.logps) if i not in hidden), 4),
         }
         if self.questions.latent is not None:
             row |= {"latents": sample.latents, "latent_cause": sample.latent_cause, "spans": spans}
