@@ -136,6 +136,12 @@ class SlotCache(Cache):
             layer.key_store[target, :, :length] = layer.key_store[source, :, :length]
             layer.value_store[target, :, :length] = layer.value_store[source, :, :length]
 
+    def wipe(self, slot: int) -> None:
+        """Zeros in a row: what is masked still spreads where it is not finite."""
+        for layer in self._layers():
+            layer.key_store[slot] = 0
+            layer.value_store[slot] = 0
+
     def get_query_offset(self, layer_idx: int = 0) -> int:
         return self._layers()[layer_idx].get_seq_length()
 

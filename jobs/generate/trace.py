@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from jobs.generate.protocol import Thought
@@ -20,7 +22,8 @@ class Trace:
         self._steps.append((draw, row))
 
     def thoughts(self) -> tuple[Thought, ...]:
-        """All steps so far, each with its `top` most likely tokens; those of weight 0 are left out."""
+        """All steps so far, each with its `top` most likely tokens; those of weight 0 are left out. A step
+        whose numbers are not finite, and what follows it, is none: the row is an error."""
         if not self._steps:
             return ()
         ids = [draw.ids[i, : self.top] for draw, i in self._steps]
@@ -31,6 +34,8 @@ class Trace:
         noised = torch.stack([draw.noised[i] for draw, i in self._steps]).tolist()
         out, place = [], 0
         for step, own in enumerate(ids):
+            if not (math.isfinite(entropy[step]) and math.isfinite(mass[step])):
+                break
             pairs = [(flat[j], weights[j]) for j in range(place, place + len(own)) if weights[j] > 0]
             place += len(own)
             tokens = tuple(token for token, _ in pairs)

@@ -270,6 +270,9 @@ class _Batch:
             self._write(logits if not thinking else logits[text], rows, text, slots, spans, ends)
         self.engine.tokens += len(rows)
         done = [rows[i].sample(cause, error) for i, (cause, error) in sorted(ends.items())]
+        for i, (cause, _) in ends.items():
+            if cause == "error":
+                self.runner.cache.wipe(slots[i])  # the slot's next row must not meet what was not finite
         self._close_up([slots[i] for i in ends])
         self._follow(spans, moved=bool(ends))
         return done

@@ -126,6 +126,9 @@ class Scripted:
         assert rows * limit <= budget or rows == 1
         self.rooms.append((rows, limit))
 
+    def wipe(self, slot: int) -> None:
+        self.slots[slot] = []
+
     def copy(self, source: int, target: int, length: int) -> None:
         assert length <= len(self.slots[source])
         self.slots[target] = self.slots[source][:length]

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from eval_stage import context, experiment
 
 from jobs.data.render import SYSTEM_PROMPTS
 from jobs.grade import samples
-from jobs.methods import asking
+from jobs.methods import asking, sharing
 from jobs.methods.evaluate import Evaluate
 
 pytestmark = pytest.mark.heavy
+MODEL: dict[str, Any] = {
+    "init": {"arch": "llama", "hidden": 32, "layers": 1, "heads": 2, "max_len": 512},
+    "tokenizer": {"kind": "byte"},
+}
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]"
 SOFT: dict[str, Any] = {"input": {"kind": "soft", "top_p": 0.95}, "start": "prompt"}
 TEXT_MARKERS = {"start": "<<", "end": ">>"}
@@ -44,10 +50,7 @@ def evaluated(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     """Result, rows, traces."""
     exp = experiment(
-        model={
-            "init": {"arch": "llama", "hidden": 32, "layers": 1, "heads": 2, "max_len": 512},
-            "tokenizer": {"kind": "byte"},
-        },
+        model=MODEL,
         dataset={"name": "shell-game", "split": "test", "limit": 4, "options": {"swaps": 2}},
         prompt={"template": "chat", "system": system, "form": "plain", "markers": markers},
         latent=latent,
@@ -142,3 +145,34 @@ def test_reasoning_in_words_is_closed_at_its_budget(tmp_path: Path, markers: Any
         assert row["tokens"] == 24
     assert result["latent"] is None
     assert traces == []
+
+
+@pytest.mark.parametrize("input", ["soft", "hidden"])
+def test_states_that_are_no_numbers_are_an_error_of_their_sample_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, input: str
+) -> None:
+    real, asked = sharing.load_model, {"input": input, "markers": "think", "stop": 3}
+    _, whole, _ = evaluated(tmp_path / "whole", asked)
+
+    def broken(*args: Any, **kw: Any) -> Any:
+        """One letter of some questions has no numbers."""
+        model = real(*args, **kw)
+        table = model.get_input_embeddings().weight
+        model.lm_head.weight = torch.nn.Parameter(table.detach().clone())
+        with torch.no_grad():
+            table[letter] = float("nan")
+        return model
+
+    letter = asking.load_tokenizer(experiment(model=MODEL).stages[0], None, lambda: ["D"])("D")["input_ids"][
+        0
+    ]
+    monkeypatch.setattr(sharing, "load_model", broken)
+    result, rows, traces = evaluated(tmp_path / "broken", asked)
+    hit = [("D" in row["prompt"], row) for row in rows]
+    assert 0 < sum(h for h, _ in hit) < 4
+    assert result["stop_causes"]["error"] == sum(h for h, _ in hit)
+    for (bad, row), other in zip(hit, whole, strict=True):
+        assert ("not finite" in row.get("error", "")) == bad
+        assert bad or row["text"] == other["text"]
+    assert len(traces) == 4
+    assert all(math.isfinite(step["entropy"]) for trace in traces for step in trace["steps"])
