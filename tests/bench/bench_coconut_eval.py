@@ -103,9 +103,8 @@ def compare(lm: Any, count: int, reference: int, batch: int, rounds: int) -> dic
     share = [prompts[i] for i in some]
     want, got = one_by_one(lm, share), ours(lm, prompts, batch)  # warm-up
     same = sum(got[i] == answer for i, answer in zip(some, want, strict=True)) / len(some)
-    ratios = []
+    ratios, spent = [], dict[str, float]()
     for turn in range(rounds):
-        spent = {}
         for arm in (("theirs", "ours"), ("ours", "theirs"))[turn % 2]:
             begin = time.process_time()
             one_by_one(lm, share) if arm == "theirs" else ours(lm, prompts, batch)
