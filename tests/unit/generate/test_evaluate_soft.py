@@ -156,7 +156,7 @@ def test_states_that_are_no_numbers_are_an_error_of_their_sample_alone(
 
     def broken(*args: Any, **kw: Any) -> Any:
         """One letter of some questions has no numbers."""
-        model = real(*args, **kw)
+        model: Any = real(*args, **kw)
         table = model.get_input_embeddings().weight
         model.lm_head.weight = torch.nn.Parameter(table.detach().clone())
         with torch.no_grad():
