@@ -126,7 +126,7 @@ MarkersField = Annotated[
 
 class EntropyStop(Spec):
     """The span ends where `patience` distributions in a row had an entropy below `threshold`. The first is
-    the one at the start marker, so n of them leave n - 1 latent steps (as in Soft Thinking, arXiv 2505.15778)."""
+    the one at the start marker, so n of them leave n - 1 latent steps (Soft Thinking, arXiv 2505.15778)."""
 
     threshold: float = Field(gt=0)
     """In nats."""
