@@ -18,6 +18,7 @@ help:
 
 quickstart: $(VENV)/.train
 	$(BIN)/latentctl submit recipes/shell-game.yaml --rerun --wait
+	$(BIN)/latentctl case @last
 
 test: $(VENV)/.dev slurm browser lint
 	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --durations=10 tests/unit tests/e2e tests/web
