@@ -108,11 +108,8 @@ class Questions:
             return renderer.prompt(example)
         assert self.latent.markers is not None, "not settled"
         marker = self.latent.markers.start
-        text = renderer.prompt_text(example)
-        if text.rstrip().endswith(marker):  # some chat templates open the reasoning themselves
-            text = text.rstrip().removesuffix(marker)
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return text + marker, [*renderer.prefix_ids, *ids, *self.marker_ids()[0]]
+        text, ids = renderer.prompt(example, opens=marker)
+        return text + marker, [*ids, *self.marker_ids()[0]]
 
     def _check_steps(self) -> None:
         """Raises JobUserError where a count needs reference steps that a problem lacks."""
