@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -24,6 +26,7 @@ from transformers import (
 
 from jobs.models.feed import Feed, make_feed
 from jobs.models.parts import Parts, parts
+from jobs.models.span_cache import SpanCache
 from jobs.models.unroll import unroll
 from jobs.runtime.errors import JobUserError
 from latentctl.spec.latent import ContextualInput, HiddenInput, PauseInput, SoftInput
@@ -461,6 +464,25 @@ def test_one_graph_several_backward_passes(how: dict[str, Any]) -> None:
         for a, b in zip(again, fresh, strict=True):
             assert (a is None) == (b is None)
             assert a is None or torch.allclose(a, b, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{}, {"schedule": "jacobi", "sweeps": 3}], ids=["sequential", "jacobi"])
+def test_nothing_of_a_step_stays_in_memory(how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A circle of graph and cache is one that no garbage collector sees."""
+    caches: list[weakref.ref[SpanCache]] = []
+
+    class Watched(SpanCache):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            caches.append(weakref.ref(self))
+
+    monkeypatch.setattr("jobs.models.unroll.SpanCache", Watched)
+    p = parts(model("llama"))
+    hidden = unroll(p, feed=feed_of(p, HiddenInput()), **batch(), **how)
+    hidden.sum().backward()
+    del hidden
+    gc.collect()
+    assert [ref() for ref in caches] == [None]
 
 
 def test_frozen_weights_leave_the_others_their_gradients() -> None:
