@@ -95,8 +95,10 @@ class SlurmExecutor:
             text = f"{names}: accepted before, and could not be cancelled: {error.problems[0].message}"
             return Problem(text, hint=f"scancel {' '.join(h.id for h in done)}")
         for handle in done:
-            attempt = (ledger.last_submission(read(run.journal), handle.job) or {}).get("attempt")
-            journal.append("cancelled", job=handle.job, attempt=attempt, why="a later job was refused")
+            _, attempt, _ = fold(read(run.journal), handle.job)  # it may have started meanwhile
+            journal.append(
+                "cancelled", job=handle.job, attempt=attempt or None, why="a later job was refused"
+            )
         return None
 
     def findings(self, handles: Sequence[Handle]) -> list[Problem]:
