@@ -78,6 +78,14 @@ def main() -> int:
                 f"latent passes (target {JACOBI}), {row['step']:.2f}x in the whole training step"
             )
         ok &= rows_of[0]["passes"] >= JACOBI
+        row = through_deepspeed(POINTS[0], options.rounds)
+        found.append(row)
+        ok &= row["ratio"] <= row["target"]
+        print(
+            f"through DeepSpeed, whole optimizer steps at S, batch {row['batch']}, latents {row['latents']}: "
+            f"ratio {row['ratio']:.3f} (target {row['target']:.2f}), {row['low']:.3f} to {row['high']:.3f}; "
+            f"its own part: {row['engine']:.3f} of a bare step"
+        )
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
     return 0 if ok else 1
@@ -113,11 +121,81 @@ def jacobi(size: int, rounds: int) -> dict[str, Any]:
     one, three, none = (statistics.median(times[k]) for k in ("sequential", "jacobi", "without"))
     return {
         "shape": "S",
+        "batch": size,
         "sweeps": 3,
         "latents": 24,
         "step": one / three,
         "passes": (one - none) / (three - none),
     }
+
+
+def through_deepspeed(point: Point, rounds: int) -> dict[str, Any]:
+    """Optimizer steps through the project's engine on DeepSpeed, latent over plain; and what DeepSpeed itself
+    costs: its plain step over forward, backward and AdamW without it."""
+    import torch
+
+    from jobs.methods.protocol import World
+    from jobs.runtime import distributed
+    from jobs.train.config import optimizer
+    from jobs.train.engine import Engine
+    from jobs.train.objective import Batch, Outcome
+    from jobs.train.split import Split
+    from latentctl.spec.train import TrainSpec
+
+    distributed.init(World(0, 1, 0, 1), deepspeed=True)
+    train = TrainSpec(lr=1e-5, steps=1000, batch=point.batch, micro_batch=point.batch, clip=0, zero_stage=0)
+    cpu, split = torch.device("cpu"), Split(point.batch, 1, 1, 0)
+
+    class Given:
+        """An objective whose loss is given, a mean."""
+
+        metrics: tuple[str, ...] = ()
+
+        def __init__(self, loss: Callable[[dict[str, Any]], Any]) -> None:
+            self.mean = loss
+
+        def collate(self, items: Any) -> Batch:
+            raise NotImplementedError
+
+        def loss(self, model: Any, tensors: dict[str, Any], *, measure: bool) -> Outcome:
+            return Outcome(self.mean(tensors), {})
+
+    def engine_step(latent: bool) -> Step:
+        model, ids = make(point.shape)
+        tensors = rows(point.batch, point.latents, ids)
+        loss = latent_loss(model, ids) if latent else plain_loss(model)
+        engine = Engine(model, Given(loss), train, split=split, total=1000, device=cpu, dtype=torch.float32)
+        batch = Batch(tensors, weight=1.0, tokens=int(tensors["attention_mask"].sum()), rows=point.batch)
+        return lambda: void(engine.step([batch]))
+
+    def bare_step() -> Step:
+        model, ids = make(point.shape)
+        batch, loss = rows(point.batch, point.latents, ids), plain_loss(model)
+        adamw = optimizer(model, train, cpu)
+
+        def run() -> None:
+            loss(batch).backward()
+            adamw.step()
+            adamw.zero_grad(set_to_none=True)
+
+        return run
+
+    steps = {"latent": engine_step(True), "plain": engine_step(False), "bare": bare_step()}
+    times = in_turn(steps, rounds)
+    ratios = sorted(a / b for a, b in zip(times["latent"], times["plain"], strict=True))
+    engine = [a / b for a, b in zip(times["plain"], times["bare"], strict=True)]
+    return {
+        **asdict(point),
+        "through": "deepspeed",
+        "ratio": statistics.median(ratios),
+        "low": ratios[0],
+        "high": ratios[-1],
+        "engine": statistics.median(engine),
+    }
+
+
+def void(_: Any) -> None:
+    """Nothing of a step is kept."""
 
 
 def make(shape: str) -> tuple[Any, dict[str, int]]:
