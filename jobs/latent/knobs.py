@@ -159,6 +159,13 @@ class Knobs(NamedTuple):
         """A step needs logits."""
         return self.keeps or self.ends or self.entropic
 
+    def to(self, device: torch.device) -> Knobs:
+        """The same on another device, sent without waiting for it."""
+        if device.type == "cpu":
+            return self
+        sent = {name: getattr(self, name).pin_memory().to(device, non_blocking=True) for name in _DTYPES}
+        return self._replace(**sent)
+
     def take(self, index: Tensor) -> Knobs:
         """The rows `index` (int64), in that order. The statics stay: they may then allow for more."""
         return self._replace(**{name: getattr(self, name)[index] for name in _DTYPES})

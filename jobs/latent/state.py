@@ -86,11 +86,15 @@ def observe(token: Tensor, state: State, knobs: Knobs) -> State:
     here = knobs.start.gather(1, matched[:, None]).squeeze(1)
     matched = matched + (here == token).long()
     begins = listens & (matched == knobs.start_len)
-    matched = torch.where(listens, matched.masked_fill(begins, 0), state.matched)
+    return begin(state._replace(matched=torch.where(listens, matched, state.matched)), begins, knobs)
+
+
+def begin(state: State, begins: Tensor, knobs: Knobs) -> State:
+    """A span begins in the rows `begins` (N,) bool: their text now ends with the start marker."""
     return state._replace(
         phase=state.phase.masked_fill(begins, LATENT),
         steps=state.steps.masked_fill(begins, 0),
         low=state.low.masked_fill(begins, 0),
-        matched=matched,
+        matched=state.matched.masked_fill(begins, 0),
         valid=torch.where(begins, _looks_back(state.valid, knobs), state.valid),
     )

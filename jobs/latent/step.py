@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -63,13 +64,20 @@ class Step(NamedTuple):
     state: State
 
 
-def step(logits: Tensor | None, hidden: Tensor, state: State, knobs: Knobs, embedding: Tensor) -> Step:
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(weights (N, K), ids (N, K), embedding) -> (N, d), as `jobs.latent.inputs.soft`."""
+
+
+def step(
+    logits: Tensor | None, hidden: Tensor, state: State, knobs: Knobs, embedding: Tensor, mix: Mix = soft
+) -> Step:
     """Take the position just computed, whose `logits` (N, V) and `hidden` (N, d) these are.
 
     A LATENT row ends its span or goes on; a CLOSING row forces the next token of its end marker; a TEXT row
     only remembers its hidden state. Of several rules that fire at once the cause is the first of fixed,
     end_marker, entropy, max_len. `logits` may be None unless `knobs.reads`; `embedding` (V, d) is the input
-    embedding. Rows do not see one another, and no value is looked at on the host (`knobs.width` None aside).
+    embedding, or what an engine whose embedding lies in pieces hands to its own `mix`. Rows do not see one
+    another, and no value is looked at on the host (`knobs.width` None aside).
     """
     state = state._replace(
         window=push(state.window, hidden),
@@ -87,7 +95,7 @@ def step(logits: Tensor | None, hidden: Tensor, state: State, knobs: Knobs, embe
 
     cause, low = _cause(entropy, first, state, knobs)
     latent = (state.phase == LATENT) & (cause == 0)
-    x = _input(hidden, ids, weights, state, knobs, embedding)
+    x = _input(hidden, ids, weights, state, knobs, embedding, mix)
     if GAUSSIAN in knobs.noises:
         falls = knobs.noise == GAUSSIAN
         spread = Gaussian.sigma(x.float(), knobs)
@@ -142,17 +150,23 @@ def _cause(entropy: Tensor, first: Tensor | None, state: State, knobs: Knobs) ->
 
 
 def _input(
-    hidden: Tensor, ids: Tensor, weights: Tensor, state: State, knobs: Knobs, embedding: Tensor
+    hidden: Tensor,
+    ids: Tensor,
+    weights: Tensor,
+    state: State,
+    knobs: Knobs,
+    embedding: Tensor,
+    mix: Mix,
 ) -> Tensor:
     """What each row would be fed (N, d), before noise."""
     x: Tensor | None = None
     for kind in sorted(knobs.kinds):
         if kind == SOFT:
-            own = soft(weights, ids, embedding)
+            own = mix(weights, ids, embedding)
         elif kind == CONTEXTUAL:
             own = _window_mean(state, knobs)
         elif kind == PAUSE:
-            own = embedding[knobs.token]
+            own = mix(torch.ones_like(knobs.temperature)[:, None], knobs.token[:, None], embedding)
         else:
             own = hidden
         own = own.to(embedding.dtype)

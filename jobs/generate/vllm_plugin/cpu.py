@@ -1,0 +1,9 @@
+"""The worker of a CPU build of vLLM, with latent steps."""
+
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+from jobs.generate.vllm_plugin.v1 import LatentWorker
+
+
+class LatentCPUWorker(LatentWorker, CPUWorker):
+    """`worker_cls` of vLLM's engine arguments."""

@@ -1,0 +1,9 @@
+"""The worker of vLLM on GPUs, with latent steps."""
+
+from vllm.v1.worker.gpu_worker import Worker
+
+from jobs.generate.vllm_plugin.v1 import LatentWorker
+
+
+class LatentGPUWorker(LatentWorker, Worker):
+    """`worker_cls` of vLLM's engine arguments."""

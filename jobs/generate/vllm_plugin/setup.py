@@ -1,0 +1,42 @@
+"""The engine arguments that put the plugin into vLLM, whichever runner it will choose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.generate.vllm_plugin import FAMILIES
+
+_HERE = "jobs.generate.vllm_plugin"
+
+
+def engine_args(architectures: list[str] | None, *, async_scheduling: bool | None = None) -> dict[str, Any]:
+    """Arguments for vLLM's `EngineArgs` that bring latent steps to a model of these `architectures` (of its
+    config). Raises ValueError for one without the hook.
+
+    Imports vLLM, to ask which runner it would take.
+    """
+    from vllm import envs
+    from vllm.platforms import current_platform
+
+    name = next((a for a in architectures or () if a in FAMILIES), None)
+    if name is None:
+        raise ValueError(without_hook(architectures))
+    cpu = current_platform.is_cpu()
+    v2 = envs.VLLM_USE_V2_MODEL_RUNNER
+    if v2 is None:
+        v2 = not cpu
+    ahead = not cpu if async_scheduling is None else async_scheduling
+    common = {
+        "worker_cls": f"{_HERE}.cpu.LatentCPUWorker" if cpu else f"{_HERE}.gpu.LatentGPUWorker",
+        "scheduler_cls": f"{_HERE}.scheduler.{'LatentAsyncScheduler' if ahead else 'LatentScheduler'}",
+        "async_scheduling": ahead,
+    }
+    if v2:
+        return common | {"hf_overrides": {"architectures": [FAMILIES[name]]}}
+    return common | {"enable_prompt_embeds": True}
+
+
+def without_hook(architectures: list[str] | None) -> str:
+    """In words: why a model of these architectures takes no latent steps in vLLM."""
+    said = ", ".join(architectures or ()) or "an unknown architecture"
+    return f"{said} takes no latent steps in vLLM; these do: {', '.join(FAMILIES)} (engine: transformers may)"
