@@ -40,3 +40,15 @@ def without_hook(architectures: list[str] | None) -> str:
     """In words: why a model of these architectures takes no latent steps in vLLM."""
     said = ", ".join(architectures or ()) or "an unknown architecture"
     return f"{said} takes no latent steps in vLLM; these do: {', '.join(FAMILIES)} (engine: transformers may)"
+
+
+def unfit(config: Any) -> str | None:
+    """Why no latent step can be right in an engine of this `VllmConfig`, in words; None if it can."""
+    if config.parallel_config.pipeline_parallel_size > 1:
+        return (
+            "latent steps need embedding and head in one place: no pipeline parallelism "
+            f"(it is {config.parallel_config.pipeline_parallel_size})"
+        )
+    if config.speculative_config is not None:
+        return "speculative decoding drafts tokens, and a latent step has none: switch one of them off"
+    return None

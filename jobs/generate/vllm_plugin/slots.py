@@ -180,12 +180,11 @@ class Slots:
         """After the forward pass, before tokens are drawn: what each request's next position is.
 
         `logits` (R, V) and `hidden` (R, d) of the last positions, which stay as they are; `every` (T, d): the
-        hidden states of all positions, where there is more than one of some request. None where no request
-        takes part.
+        hidden states of all positions, None only where each request has one. None where no request takes
+        part.
         """
         self._hear()
-        if every is not None:
-            self._look_back(every, parts)
+        self._look_back(hidden, every, parts)
         mine: list[tuple[_Held, int]] = []
         for part in parts:
             held = self._held.get(part.id)
@@ -292,17 +291,18 @@ class Slots:
         ).to(x.dtype)
         self.rebuilt += stop - start
 
-    def _look_back(self, every: Tensor, parts: Sequence[Part]) -> None:
+    def _look_back(self, last: Tensor, every: Tensor | None, parts: Sequence[Part]) -> None:
         """Windows take the hidden states of a prompt's positions, but for the last one that a step takes."""
         for part in parts:
             held = self._held.get(part.id)
             if held is None or held.knobs.window == 0 or (part.samples and part.count == 1):
                 continue
-            stop = part.base + part.count - part.samples
-            first = max(part.base, stop - held.knobs.window)
+            if every is None and part.count > 1:
+                raise RuntimeError(f"the hidden states of {part.count} positions of {part.id} were not shown")
+            states = last[part.row, None] if every is None else every[part.base : part.base + part.count]
             window = self._state.window[held.slot, None]
-            for at in range(first, stop):
-                window = push(window, every[at, None])
+            for state in states[: part.count - part.samples][-held.knobs.window :]:
+                window = push(window, state[None])
             self._state.window[held.slot] = window[0]
 
     def _widen(self, window: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from jobs.generate.vllm_plugin.rpc import LatentCalls
+from jobs.generate.vllm_plugin.setup import unfit
 from jobs.generate.vllm_plugin.slots import Part, Slots
 from jobs.generate.vllm_plugin.table import table
 from jobs.generate.vllm_plugin.wire import asked, unpack
@@ -25,6 +26,8 @@ class LatentRunner(GPUModelRunner):
     latent_hidden: tuple[Tensor, Tensor] | None
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
+        if reason := unfit(self.vllm_config):
+            raise ValueError(reason)
         super().load_model(*args, **kwargs)
         embedding, mix = table(self.model)
         self.latent = Slots(self.max_num_reqs, self.inputs_embeds_size, embedding, mix=mix)

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from vllm.config import CUDAGraphMode
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
+from jobs.generate.vllm_plugin.setup import unfit
 from jobs.generate.vllm_plugin.slots import Part, Slots
 from jobs.generate.vllm_plugin.table import table
 from jobs.generate.vllm_plugin.wire import asked, unpack
@@ -21,6 +23,8 @@ class LatentModelState(DefaultModelState):
     """Of one engine; holds the latent state of its requests."""
 
     def __init__(self, vllm_config: Any, model: Any, encoder_cache: Any, device: torch.device) -> None:
+        if reason := unfit(vllm_config) or _unseen(vllm_config):
+            raise ValueError(reason)
         super().__init__(vllm_config, model, encoder_cache, device)
         embedding, mix = table(model)
         width = self.inputs_embeds_size
@@ -75,8 +79,10 @@ class LatentSampler:
     def __call__(self, logits: Tensor, input_batch: Any) -> Any:
         state, model = self._state, self._state.model
         parts = state.latent_parts
-        if not parts or logits.shape[0] != input_batch.num_reqs:
+        if not parts:
             return self._inner(logits, input_batch)
+        if logits.shape[0] != input_batch.num_reqs:
+            raise RuntimeError("latent steps need the logits of all requests on every rank")
         every: Any = model.latent_every
         made = state.latent.decide(logits, model.latent_last, parts, every=every)  # type: ignore[arg-type]
         out = self._inner(logits, input_batch)
@@ -85,6 +91,13 @@ class LatentSampler:
             logps = None if told is None else (told.logprob_token_ids[:, 0], told.logprobs[:, 0])
             state.latent.settle(made, out.sampled_token_ids[:, 0], logps)
         return out
+
+
+def _unseen(config: Any) -> str | None:
+    """A graph of the whole forward pass shows no hidden states but the last ones."""
+    if config.compilation_config.cudagraph_mode.mixed_mode() == CUDAGraphMode.FULL:
+        return "latent steps need prompts outside full CUDA graphs: cudagraph_mode FULL_AND_PIECEWISE"
+    return None
 
 
 def _parts(batch: Any, slots: Slots) -> tuple[Part, ...]:
