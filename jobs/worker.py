@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ class Worker:
         self.run, self.attempt, self.stop = run, attempt, stop
         self.world: World = guard.world_from_env()
         self.plan, self.job_plan = guard.load_plan(run, job)
+        self.world = replace(self.world, gpus=self.job_plan.gpus_per_task)
         guard.check_world(self.world, self.job_plan)
         self.job = run.job(job)
         ensure_current(self.job, attempt)

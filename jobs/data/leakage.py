@@ -131,7 +131,7 @@ def datasets_of(experiment: Experiment) -> tuple[dict[str, DatasetSpec], dict[st
             _add(train, stage.name, stage.dataset)
             if stage.validation is not None:
                 _add(evaluation, f"{stage.name} (validation)", stage.validation)
-        else:
+        elif stage.settings.reads_dataset:
             _add(evaluation, stage.name, stage.dataset)
     return train, evaluation
 

@@ -65,6 +65,8 @@ def views_of(experiment: Experiment) -> list[View]:
     """Every dataset of every stage, each use once."""
     views: list[View] = []
     for stage in experiment.stages:
+        if not stage.settings.reads_dataset:
+            continue
         target, steps = target_of(_trainer(experiment, stage))
         prompt = _prompt(experiment, stage)
         views.append(View(stage.name, stage, stage.dataset, prompt, target, steps))

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from latentctl.spec.latent import LatentSpec
 from latentctl.spec.sampling import SamplingSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 StopCause = Literal["eos", "stop", "length", "error"]
 """`eos`: the model ended; `stop`: a stop text; `length`: max_new_tokens reached (truncated); `error`:
@@ -95,12 +99,28 @@ class Sample:
     """How many of `ids` are markers around latent spans: not visible text."""
     thoughts: tuple[Thought, ...] | None = None
     """The trace of all spans, where the request asked for it."""
+    version: int = 0
+    """Of the weights that it was generated with (see `Engine.load`)."""
+
+
+class EngineInfo(NamedTuple):
+    """For result.json."""
+
+    name: str
+    version: str
+    """Of the library that the engine stands on."""
+    device: str
+    extra: dict[str, Any]
 
 
 class Engine(Protocol):
     """Generates. Samples come as each finishes, in no promised order."""
 
     name: str
+    version: int
+    """Of the weights in use; 0 until others were loaded."""
+
+    def info(self) -> EngineInfo: ...
 
     def refuses(self, request: Request) -> str | None:
         """At admission: why this request cannot be served, in words; None if it can."""
@@ -112,15 +132,23 @@ class Engine(Protocol):
         """Teacher-forced log-probs of (prompt ids, continuation ids): one list per item, in order."""
         ...
 
+    def load(self, weights: Path | Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Take new weights: a folder of safetensors, or names (those of transformers, adapters merged, tied
+        weights once) and tensors, which are copied. Nothing computed with the old ones is used again.
+
+        Raises JobUserError, and the old weights stay in use, where names or shapes are not the model's, the
+        version is lower than `version`, requests are under way or the engine sleeps. What fails later leaves
+        it without weights: it answers nothing until a load went well.
+        """
+        ...
+
+    def sleep(self, *, keep: bool = True) -> None:
+        """Free what can be freed until `wake`; asked meanwhile it raises JobUserError. Without `keep` the
+        weights may be freed too, and new ones must come before it is asked again."""
+        ...
+
+    def wake(self) -> None: ...
+
     def close(self) -> None:
         """Free the memory."""
         ...
-
-
-class EngineInfo(NamedTuple):
-    """For result.json."""
-
-    name: str
-    version: str
-    device: str
-    extra: dict[str, Any]

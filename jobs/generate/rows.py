@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from jobs.generate.protocol import LatentCause, Request, Sample, StopCause
+from jobs.generate.protocol import LatentCause, Request, Sample, StopCause, Thought
 from jobs.generate.text import Stream, decode
 from jobs.generate.thoughts import last_step
 from jobs.generate.trace import Trace
@@ -39,6 +40,7 @@ class Row:
         self._most = last_step(asked) if asked is not None else 0
         self._spans: list[tuple[int, int]] = []
         self._latent_cause: LatentCause | None = None
+        self._told: tuple[Thought, ...] | None = None
         self._marker_tokens = 0
         self._to_close = 0
         self._pending: list[int] = []
@@ -106,13 +108,22 @@ class Row:
         self._latent_cause = "budget"
         return "length"
 
-    def close(self, cause: LatentCause) -> None:
-        """The span ended: the tokens of the end marker come next."""
+    def close(self, cause: LatentCause | None) -> None:
+        """The span ended: the tokens of the end marker come next. None: `tell` will say why it did."""
         thoughts = self.request.thoughts
         assert thoughts is not None, "a row without thoughts has no span"
         self._latent_cause = cause
         self._to_close = len(thoughts.end)
         self.phase = CLOSING
+
+    def tell(self, causes: Sequence[LatentCause], thoughts: Sequence[Thought] | None) -> None:
+        """What was recorded elsewhere, and comes when the row has ended: why each span was closed, and the
+        trace. Either may hold more than the row took."""
+        closed = len(self._spans) - (self.phase == LATENT)
+        if closed and self._latent_cause is None:
+            self._latent_cause = causes[closed - 1]
+        if thoughts is not None:
+            self._told = tuple(thoughts[: self.latents])
 
     @property
     def wanted(self) -> int | None:
@@ -180,5 +191,8 @@ class Row:
             self._latent_cause,
             tuple(self._spans),
             self._marker_tokens,
-            self.trace.thoughts() if self.trace is not None else None,
+            self._thoughts(),
         )
+
+    def _thoughts(self) -> tuple[Thought, ...] | None:
+        return self._told if self._told is not None or self.trace is None else self.trace.thoughts()

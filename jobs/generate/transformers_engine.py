@@ -9,29 +9,33 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import transformers
 from torch import Tensor
 
+from jobs.generate.admission import total, unfit
+from jobs.generate.holding import Holding
 from jobs.generate.protocol import EngineInfo, Request, Sample, StopCause
 from jobs.generate.rows import Row
 from jobs.generate.runner import Runner
 from jobs.generate.sampling import Knobs, draw
-from jobs.generate.score import score
+from jobs.generate.score import entropies, score
 from jobs.generate.spans import Spans
 from jobs.generate.thoughts import misfit, window
+from jobs.generate.weights import Source, check, copy_into, shapes, stream
 from jobs.latent.knobs import TEXT
 from jobs.latent.noise import uniform
 from jobs.runtime.errors import JobUserError
 
+T = TypeVar("T")
 _REFILL = 8  # new requests are admitted when 1/8 of the rows is free: prefills are batched, few rows idle
 _NEAR = 0.75  # prompts of one prefill are at least this share of its longest
 
 
-class TransformersEngine:
+class TransformersEngine(Holding):
     """Holds a model and its tokenizer; see `jobs.generate.protocol.Engine`.
 
     `max_batch` bounds the rows, `max_batch_tokens` the product of rows and the longest prompt + new tokens
@@ -66,18 +70,9 @@ class TransformersEngine:
 
     def refuses(self, request: Request) -> str | None:
         """Why this request cannot be served; None if it can."""
-        if not request.ids:
-            return "the prompt is empty: there is no token to start from"
         size = self.runner.config.vocab_size
-        if not all(0 <= i < size for i in request.ids):
-            wrong = next(i for i in request.ids if not 0 <= i < size)
-            return f"the prompt has token {wrong}, the model knows 0 to {size - 1}"
-        limit = self.runner.max_positions
-        if limit is not None and _total(request) > limit:
-            return (
-                f"the prompt's {len(request.ids)} tokens and max_new_tokens "
-                f"({request.sampling.max_new_tokens}) exceed the model's {limit} positions"
-            )
+        if reason := unfit(request, size, self.runner.max_positions):
+            return reason
         if request.thoughts is None:
             return None
         try:
@@ -88,6 +83,9 @@ class TransformersEngine:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Sample]:
         """Samples as each finishes. A refused or failed request comes as a sample with `cause` "error"."""
+        return self._signed(self._generate(requests))
+
+    def _generate(self, requests: Iterable[Request]) -> Generator[Sample, None, None]:
         admitted: list[Request] = []
         for request in requests:
             reason = self.refuses(request)
@@ -107,9 +105,53 @@ class TransformersEngine:
     def score(self, items: Iterable[tuple[list[int], list[int]]]) -> Iterator[list[float]]:
         """Teacher-forced log-probs of (prompt ids, continuation ids), in order. Raises ValueError for an
         empty prompt."""
-        return score(
+        found = score(
             self.runner.model, items, max_batch=self.max_batch, max_batch_tokens=self.max_batch_tokens
         )
+        return self._answering(row for row in found)
+
+    def entropies(self, items: Iterable[tuple[list[int], list[int]]]) -> Iterator[list[float]]:
+        """Of the distributions that `score` looks at, in nats."""
+        found = entropies(
+            self.runner.model, items, max_batch=self.max_batch, max_batch_tokens=self.max_batch_tokens
+        )
+        return self._answering(row for row in found)
+
+    def _answering(self, answers: Generator[T, None, None]) -> Generator[T, None, None]:
+        """A model that is being trained is asked without its dropout, and is given back as it was."""
+        model = self.runner.model
+        training = getattr(model, "training", False)
+        if training:
+            model.eval()
+        try:
+            yield from super()._answering(answers)
+        finally:
+            if training:
+                model.train()
+
+    def load(self, weights: Source, version: int) -> None:
+        """See `jobs.generate.protocol.Engine.load`. Weights that are the model's own are there already: the
+        trainer's model may be this engine's."""
+        coming = stream(weights)
+        self._may_load(version)
+        model = self.runner.model
+        if coming.model is model:
+            self.version, self._without = version, None
+            return
+        if any(hasattr(module, "get_base_layer") for module in model.modules()):
+            raise JobUserError("this engine's model has adapters: merged weights have no place in it")
+        check(shapes(model), coming)
+        with self._replacing(version):
+            copy_into(model, coming)
+
+    def sleep(self, *, keep: bool = True) -> None:
+        """The cache is freed as each `generate` ends, and the weights may be the trainer's: there is nothing
+        to free."""
+        self._must_be_idle("sleep")
+        self._fall_asleep(keep=keep)
+
+    def wake(self) -> None:
+        self._asleep = False
 
     def close(self) -> None:
         self.runner.reset()
@@ -122,10 +164,6 @@ def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
         value = getattr(holder, "eos_token_id", None)
         found.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
     return frozenset(found)
-
-
-def _total(request: Request) -> int:
-    return len(request.ids) + request.sampling.max_new_tokens
 
 
 class Seen(NamedTuple):
@@ -146,7 +184,7 @@ class _Batch:
         first: dict[str, int] = {}
         for request in requests:
             first.setdefault(request.id, len(first))
-        order = sorted(requests, key=lambda r: (-_total(r), -len(r.ids), first[r.id], r.index))
+        order = sorted(requests, key=lambda r: (-total(r), -len(r.ids), first[r.id], r.index))
         self.waiting = deque(order)
         self.rows: list[Row] = []
         self.limit = engine.max_batch
@@ -172,10 +210,10 @@ class _Batch:
     def _admit(self) -> list[Row]:
         """Waiting requests that fit beside the active rows, and nearly of one length."""
         new: list[Row] = []
-        longest = max((_total(r.request) for r in self.rows), default=0)
+        longest = max((total(r.request) for r in self.rows), default=0)
         while self.waiting and len(self.rows) + len(new) < self.limit:
             request = self.waiting[0]
-            longest = max(longest, _total(request))
+            longest = max(longest, total(request))
             if (len(self.rows) + len(new) + 1) * longest > self.engine.max_batch_tokens and (
                 self.rows or new
             ):
@@ -188,7 +226,7 @@ class _Batch:
 
     def _room(self, columns: int) -> None:
         longest = max(row.next_position + 1 for row in self.rows)
-        limit = max(_total(row.request) for row in self.rows)
+        limit = max(total(row.request) for row in self.rows)
         budget = self.engine.max_batch_tokens
         self.runner.cache.ensure(len(self.rows), max(columns, longest), limit=limit, budget=budget)
 

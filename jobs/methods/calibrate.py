@@ -12,7 +12,6 @@ import numpy as np
 
 from jobs.data.load import load
 from jobs.generate.protocol import Sample
-from jobs.generate.score import entropies
 from jobs.generate.text import count_before
 from jobs.grade import samples
 from jobs.methods import thresholds
@@ -20,7 +19,16 @@ from jobs.methods.asking import Asking, Questions
 from jobs.methods.evaluate import DEBUG_ROWS
 from jobs.methods.peers import Peers
 from jobs.methods.protocol import StageContext
-from jobs.methods.sharing import NOTHING_LEFT, Share, check, in_turn, open_engine, open_model, speed
+from jobs.methods.sharing import (
+    NOTHING_LEFT,
+    Share,
+    announce_engine,
+    check,
+    engine_facts,
+    in_turn,
+    open_engine,
+    speed,
+)
 from jobs.runtime.errors import JobUserError
 from latentctl.record.atomic import write_json
 from latentctl.record.attempt import ensure_current
@@ -65,6 +73,7 @@ class Calibrate:
                 "data_hash": questions.data_hash,
                 "prompt_hash": questions.prompt_hash,
                 "bad_rows": len(data.bad_rows),
+                **engine_facts(self.peers),
                 "source": None if ctx.source is None else str(ctx.source),
             }
 
@@ -79,14 +88,24 @@ class Calibrate:
             return NOTHING_LEFT
         trace = None if self.asking.latent is None else 0
         requests = [questions.request(place, index, trace=trace) for (_, index), place in share.asked.items()]
-        model = open_model(self.ctx, self.settings, questions.tokenizer)
-        engine = open_engine(self.settings, model, questions.tokenizer, share.on_step)
-        check(self.ctx.stage.name, requests, engine)
-        out = _Out(self, model, questions)
+        text = "it does not give the entropy of written tokens, and there are no latent steps"
+        engine = open_engine(
+            self.ctx,
+            self.settings,
+            questions.tokenizer,
+            requests,
+            share.on_step,
+            only=text if self.asking.latent is None else None,
+        )
         try:
-            return share.generate(engine, requests, out.add)
+            check(self.ctx.stage.name, requests, engine)
+            announce_engine(self.peers, engine)
+            out = _Out(self, engine, questions)
+            try:
+                return share.generate(engine, requests, out.add)
+            finally:
+                out.close()
         finally:
-            out.close()
             engine.close()
 
     def _count(self, questions: Questions, dataset: str) -> tuple[Calibration, dict[str, float]]:
@@ -138,10 +157,10 @@ def reasoning_end(prompt: PromptSpec) -> str | None:
 class _Out:
     """This process's file: a row of entropies per sample. Text is measured a batch at a time."""
 
-    def __init__(self, method: Calibrate, model: Any, questions: Questions) -> None:
+    def __init__(self, method: Calibrate, engine: Any, questions: Questions) -> None:
         self.settings, self.latent = method.settings, method.asking.latent
         self.end = reasoning_end(method.asking.prompt)
-        self.model, self.questions = model, questions
+        self.engine, self.questions = engine, questions
         self.waiting: list[tuple[Sample, int]] = []
         self.file = samples.Appender(method.part)
 
@@ -159,12 +178,7 @@ class _Out:
 
     def _measure(self) -> None:
         items = ((self.questions.prompts[place][1], self._reasoning(s)) for s, place in self.waiting)
-        found = entropies(
-            self.model,
-            items,
-            max_batch=self.settings.max_batch,
-            max_batch_tokens=self.settings.max_batch_tokens,
-        )
+        found = self.engine.entropies(items) if self.waiting else ()
         for (sample, _), values in zip(self.waiting, found, strict=True):
             self._write(sample, values)
         self.waiting = []

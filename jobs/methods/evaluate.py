@@ -21,7 +21,16 @@ from jobs.methods.descent import leakage
 from jobs.methods.peers import Peers
 from jobs.methods.protocol import StageContext
 from jobs.methods.rows import Rows
-from jobs.methods.sharing import NOTHING_LEFT, Share, check, in_turn, open_engine, open_model, speed
+from jobs.methods.sharing import (
+    NOTHING_LEFT,
+    Share,
+    announce_engine,
+    check,
+    engine_facts,
+    in_turn,
+    open_engine,
+    speed,
+)
 from latentctl.record.attempt import ensure_current
 from latentctl.spec.methods import EvalSettings
 
@@ -65,14 +74,16 @@ class Evaluate:
             questions.request(place, index, trace=self._trace(place))
             for (_, index), place in share.asked.items()
         ]
-        model = open_model(self.ctx, self.settings, questions.tokenizer)
-        engine = open_engine(self.settings, model, questions.tokenizer, share.on_step)
-        check(self.ctx.stage.name, requests, engine)
-        out = _Out(Rows(questions, self.asking.prompt), self.part, self._trace)
+        engine = open_engine(self.ctx, self.settings, questions.tokenizer, requests, share.on_step)
         try:
-            return share.generate(engine, requests, out.add)
+            check(self.ctx.stage.name, requests, engine)
+            announce_engine(self.peers, engine)
+            out = _Out(Rows(questions, self.asking.prompt), self.part, self._trace)
+            try:
+                return share.generate(engine, requests, out.add)
+            finally:
+                out.close()
         finally:
-            out.close()
             engine.close()
 
     def _trace(self, place: int) -> int | None:
@@ -123,7 +134,7 @@ class Evaluate:
             "prompt_hash": questions.prompt_hash,
             "bad_rows": len(data.bad_rows),
             "grader": grader,
-            "engine": "transformers",
+            **engine_facts(self.peers),
             "source": None if ctx.source is None else str(ctx.source),
             "leakage": leakage(ctx, questions.examples),
         }

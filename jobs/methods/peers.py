@@ -37,6 +37,11 @@ class Peers:
         """What each process announced, by rank."""
         return [read_json(self._path(rank, word)) for rank in range(self.world.size)]
 
+    def ever(self, word: str) -> list[dict[str, Any]]:
+        """What any process of this or an earlier attempt announced, oldest attempt first."""
+        found = self.folder.glob(f"attempt-*.rank-*.{word}.json")
+        return [read_json(path) for path in sorted(found, key=_age)]
+
     def wait_for(self, word: str, stopped: Callable[[], bool], *, only: int | None = None) -> None:
         """Until every process (or that one) has announced the word. Raises Preempted once `stopped()`."""
         ranks = range(self.world.size) if only is None else [only]
@@ -44,3 +49,8 @@ class Peers:
             if stopped():
                 raise Preempted(f"while waiting for the other processes ({word})")
             time.sleep(_POLL_S)
+
+
+def _age(path: Path) -> tuple[int, str]:
+    attempt, rank, _ = path.name.split(".", 2)
+    return int(attempt.removeprefix("attempt-")), rank

@@ -27,6 +27,8 @@ class World:
     size: int
     local_rank: int
     local_size: int
+    gpus: int = 1
+    """GPUs of each process, where it has any."""
 
     @property
     def main(self) -> bool:

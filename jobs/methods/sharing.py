@@ -6,35 +6,29 @@ the first, which no collective waits for. What is on disk is not made again, wit
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
+
+import torch
 
 from jobs.data.example import Example
-from jobs.generate.make import make_engine
+from jobs.generate.admission import total
+from jobs.generate.make import make_engine, why_not_vllm
 from jobs.generate.protocol import Engine, Request, Sample
+from jobs.generate.vllm_args import Devices, Room, apart, own_gpus
+from jobs.generate.vllm_weights import Weights, weights
 from jobs.methods.peers import Peers
 from jobs.methods.protocol import Preempted, StageContext
-from jobs.models import load_model
+from jobs.models import load_model, torch_dtype
 from jobs.runtime import distributed
 from jobs.runtime.errors import JobUserError
+from latentctl.spec.engine import EngineSpec
 
 _TICK_S = 0.5
 Key = tuple[str, int]
-
-
-class EngineSettings(Protocol):
-    """What the settings of every method that generates say of its engine."""
-
-    @property
-    def engine(self) -> str: ...
-    @property
-    def max_batch(self) -> int: ...
-    @property
-    def max_batch_tokens(self) -> int: ...
-    @property
-    def precision(self) -> Any: ...
 
 
 class Share:
@@ -111,29 +105,108 @@ def speed(said: Sequence[dict[str, Any]], samples: int) -> dict[str, Any]:
     }
 
 
-def open_model(ctx: StageContext, settings: EngineSettings, tokenizer: Any) -> Any:
-    """The stage's model on this process's device. Raises JobUserError."""
-    return load_model(
+def open_engine(
+    ctx: StageContext,
+    settings: EngineSpec,
+    tokenizer: Any,
+    requests: Sequence[Request],
+    on_step: Callable[[int], bool],
+    *,
+    only: str | None = None,
+) -> Engine:
+    """The engine that the settings name, or the better one of `auto`, for these requests; it alone loads the
+    weights. `only`: why no engine but transformers will do. Raises JobUserError."""
+    where = f"{ctx.stage.name}.{ctx.stage.method}"
+    if settings.needs_vllm or settings.engine == "auto":
+        asked = list({id(r.thoughts): r.thoughts for r in requests if r.thoughts is not None}.values())
+        held: list[Weights] = []
+
+        def config() -> Any:
+            held.append(weights(ctx.stage, ctx.source, len(tokenizer)))
+            return held[0].config
+
+        reason = only or why_not_vllm(config, asked)
+        if reason is None:
+            try:
+                return _vllm(ctx, settings, tokenizer, held[0], requests, on_step)
+            except JobUserError as error:
+                if settings.needs_vllm:
+                    raise
+                reason = error.message
+        elif settings.needs_vllm:
+            key = "engine" if settings.engine == "vllm" else "tensor_parallel"
+            hint = "say engine: transformers, without tensor_parallel"
+            raise JobUserError(f"vLLM cannot serve this: {reason}", hint=hint, where=f"{where}.{key}")
+        if ctx.world.main:
+            print(f"{ctx.stage.name}: engine: transformers, because {reason}", file=sys.stderr, flush=True)
+    model = load_model(
         ctx.stage,
         ctx.source,
         precision=settings.precision,
         device=distributed.device(ctx.world),
         vocab_size=len(tokenizer),
     )
-
-
-def open_engine(
-    settings: EngineSettings, model: Any, tokenizer: Any, on_step: Callable[[int], bool]
-) -> Engine:
-    """The engine that the settings name. Raises JobUserError."""
     return make_engine(
-        settings.engine,
         model,
         tokenizer,
         max_batch=settings.max_batch,
         max_batch_tokens=settings.max_batch_tokens,
         on_step=on_step,
     )
+
+
+def _vllm(
+    ctx: StageContext,
+    settings: EngineSpec,
+    tokenizer: Any,
+    found: Weights,
+    requests: Sequence[Request],
+    on_step: Callable[[int], bool],
+) -> Engine:
+    """vLLM on this process's GPUs, else on the CPU."""
+    from jobs.generate.vllm_engine import VllmEngine
+
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    try:
+        gpus = own_gpus(visible, settings.tensor_parallel, ctx.world.local_rank)
+    except ValueError as error:
+        hint = "resources.gpus must be a multiple of tensor_parallel, and no less"
+        where = f"{ctx.stage.name}.{ctx.stage.method}.tensor_parallel"
+        raise JobUserError(str(error), hint=hint, where=where) from error
+    longest = max(total(request) for request in requests)
+    room = Room(
+        min(longest, found.positions or longest),
+        settings.max_batch,
+        settings.max_batch_tokens,
+        settings.gpu_memory,
+    )
+    dtype = torch_dtype(settings.precision, "cuda" if gpus else "cpu")
+    with found.ready(dtype, ctx.paths.root) as loading:
+        return VllmEngine(
+            loading,
+            tokenizer,
+            config=found.config,
+            generation=found.generation,
+            room=room,
+            devices=Devices(gpus, own_process=apart(len(gpus), distributed.joined())),
+            latent=any(request.thoughts is not None for request in requests),
+            on_step=on_step,
+        )
+
+
+def announce_engine(peers: Peers, engine: Engine) -> None:
+    """For result.json, also that of a later attempt, which may find all samples made."""
+    info = engine.info()
+    peers.announce(
+        "engine", {"name": info.name, "version": info.version, "device": info.device, **info.extra}
+    )
+
+
+def engine_facts(peers: Peers) -> dict[str, Any]:
+    """For result.json: which engines made the samples, and the last one's particulars."""
+    found = peers.ever("engine")
+    names = sorted({each["name"] for each in found})
+    return {"engine": ", ".join(names) or None, "engine_info": found[-1] if found else None}
 
 
 def in_turn(

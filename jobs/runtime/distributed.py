@@ -88,23 +88,24 @@ def import_deepspeed() -> Any:
 
 
 def device(world: World) -> torch.device:
-    """This process's device: its own GPU where GPUs are visible, else the CPU.
+    """This process's device: its own GPU, or the first of them, where GPUs are visible, else the CPU.
 
-    Raises JobUserError where a node runs more processes than it has visible GPUs.
+    Raises JobUserError where a node's processes need more GPUs than are visible.
     """
     import torch
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
     visible = torch.cuda.device_count()
-    if visible == 1:  # the scheduler shows each process its own GPU alone
+    if visible == world.gpus:  # a process is shown its own alone
         return torch.device("cuda", 0)
-    if world.local_rank >= visible:
+    first = world.local_rank * world.gpus
+    if first + world.gpus > visible:
         raise JobUserError(
             f"process {world.local_rank} of this node finds {visible} GPUs",
             hint="resources.tasks must not exceed resources.gpus",
         )
-    return torch.device("cuda", world.local_rank)
+    return torch.device("cuda", first)
 
 
 def _active() -> Any:
@@ -113,6 +114,12 @@ def _active() -> Any:
     if dist is None or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return None
     return dist
+
+
+def joined() -> bool:
+    """This process belongs to a process group, if only of itself. Imports nothing."""
+    dist = sys.modules.get("torch.distributed")
+    return dist is not None and dist.is_available() and dist.is_initialized()
 
 
 def barrier() -> None:

@@ -99,12 +99,21 @@ def recipe(
     data["plugins"] = list(experiment.plugins)
     if limit is not None:
         data["dataset"]["limit"] = limit
-    said = stage.settings.model_dump(mode="json", exclude_unset=True) if stage.method == "calibrate" else {}
+    said = stage.settings.model_dump(mode="json", exclude_unset=True, include=_settings(stage))
     ratio = target_ratio or said.get("target_ratio") or 0.05
     data["calibrate"] = {**said, "target_ratio": ratio}
     if stage.settings.trains and stage.prompt is None and data["from"] == "model":
         data["prompt"] = {}  # what an unsaid prompt means to a training
     return data
+
+
+def _settings(stage: StageBase) -> set[str]:
+    """Keys of the stage's own block that mean the same to a calibration: all of one, of others the engine."""
+    from latentctl.spec.engine import EngineSpec
+
+    if stage.method == "calibrate":
+        return set(type(stage.settings).model_fields)
+    return set(EngineSpec.model_fields) if isinstance(stage.settings, EngineSpec) else set()
 
 
 def pick(experiment: Experiment) -> StageBase:

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "latentctl.cli.calibrate",
         "Entropy thresholds: which share of latent steps lies above each.",
     ),
+    "serve": ("Run", "latentctl.cli.serve", "A checkpoint behind an OpenAI-compatible server."),
     "cancel": ("Run", "latentctl.cli.cancel", "Stop a run and all its processes."),
     "retry": ("Run", "latentctl.cli.retry", "Resume a failed, cancelled or lost run from its checkpoints."),
     "status": ("Look", "latentctl.cli.status", "Runs and jobs: state, progress, time left."),

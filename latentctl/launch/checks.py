@@ -128,6 +128,13 @@ def _submission(given: ClusterProfile, client: SlurmClient, facts: ClusterFacts)
     return Check("submission", True, f"accepted: {said}")
 
 
+_VERSION = "import sys; print('.'.join(map(str, sys.version_info[:3])), end='')\n"
+_VLLM = """
+from importlib.util import find_spec
+print(', with vllm' if find_spec('vllm') else ', without vllm: engine: auto takes transformers', end='')
+"""
+
+
 def _interpreters(given: ClusterProfile) -> Iterator[Check]:
     """Each role's Python starts; the entry's has submitit."""
     inside = given.container is not None
@@ -142,7 +149,7 @@ def _interpreters(given: ClusterProfile) -> Iterator[Check]:
         elif python is None:
             yield Check(name, True, f"{sys.executable}: the one that runs latentctl")
         else:
-            yield _python(name, python, "import sys; print('.'.join(map(str, sys.version_info[:3])))")
+            yield _python(name, python, _VERSION + (_VLLM if role == "eval" else ""))
     entry = given.interpreter.entry
     if pyxis:
         yield Check(

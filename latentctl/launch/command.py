@@ -25,7 +25,7 @@ def worker_environment(
 ) -> dict[str, str]:
     """What a worker is told. `meeting` is attempt.json: it holds `master_addr` and `master_port`.
 
-    CUDA_VISIBLE_DEVICES is left as Slurm, or the lease of this machine, has set it.
+    Of the GPUs that Slurm, or the lease of this machine, gave to the node's processes it sees its own.
     """
     env = dict(os.environ)
     env.update({k: str(v) for k, v in plan.cluster.get("env", {}).items()})
@@ -40,6 +40,8 @@ def worker_environment(
         MASTER_ADDR=str(meeting["master_addr"]),
         MASTER_PORT=str(meeting["master_port"]),
     )
+    if job.gpus_per_node:
+        env["CUDA_VISIBLE_DEVICES"] = own_gpus(job, place.local_rank, env.get("CUDA_VISIBLE_DEVICES"))
     env[RUN_MARK], env[JOB_MARK] = str(run.root), job.name
     env.pop(ENTRY_MARK, None)
     if plan.cluster.get("data_dir"):
@@ -49,3 +51,15 @@ def worker_environment(
     cpus = job.cpus_per_task or len(os.sched_getaffinity(0)) // place.local_size
     env.setdefault("OMP_NUM_THREADS", str(max(1, cpus)))
     return env
+
+
+def own_gpus(job: JobPlan, local_rank: int, given: str | None) -> str:
+    """CUDA_VISIBLE_DEVICES of one process: its part of what is `given` to the node's processes together.
+
+    What is given by another count is left as it is: the scheduler has shared it out already.
+    """
+    names = list(map(str, range(job.gpus_per_node))) if given is None else given.split(",")
+    if given is not None and len(names) != job.gpus_per_node:
+        return given
+    first = local_rank * job.gpus_per_task
+    return ",".join(names[first : first + job.gpus_per_task])

@@ -51,7 +51,8 @@ class LocalExecutor:
             "WORLD_SIZE": str(job.world_size),
         }
         if job.gpus_per_node:
-            shown["CUDA_VISIBLE_DEVICES"] = f"<{job.gpus_per_node} leased>"
+            of = f"{job.gpus_per_task} of " if job.gpus_per_task < job.gpus_per_node else ""
+            shown["CUDA_VISIBLE_DEVICES"] = f"<{of}{job.gpus_per_node} leased>"
         words = [f"{k}={shlex.quote(v)}" for k, v in shown.items()]
         return " ".join([*words, shlex.join(worker_command(run, plan, job, "ATTEMPT"))])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from latentctl.errors import Problem
 from latentctl.spec.cluster import ClusterProfile
+from latentctl.spec.engine import EngineSpec
 from latentctl.spec.methods import METHODS
 from latentctl.spec.resources import ResourcesSpec
 from latentctl.spec.stage import StageBase
@@ -40,13 +41,18 @@ def interpreter(profile: ClusterProfile, of: str) -> str:
     return os.path.abspath(os.path.expanduser(given)) if "/" in given else given
 
 
+def _gpus_of_one(stage: StageBase) -> int:
+    """GPUs that a process of this stage uses, where it has any."""
+    return stage.settings.tensor_parallel if isinstance(stage.settings, EngineSpec) else 1
+
+
 def needs(stage: StageBase, profile: ClusterProfile, *, debug: bool = False) -> Needs:
     """Defaults filled in from the profile; debug asks for one process."""
-    asked = stage.resources
+    asked, each = stage.resources, _gpus_of_one(stage)
     return Needs(
         nodes=1 if debug else asked.nodes,
-        tasks_per_node=1 if debug else asked.tasks_per_node,
-        gpus_per_node=min(asked.gpus, 1) if debug else asked.gpus,
+        tasks_per_node=1 if debug else asked.tasks_per_node(each),
+        gpus_per_node=min(asked.gpus, each) if debug else asked.gpus,
         cpus_per_task=asked.cpus or profile.cpus,
         mem_mb=asked.mem or profile.mem,
         time_s=asked.time or profile.time,

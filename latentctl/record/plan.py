@@ -37,6 +37,11 @@ class JobPlan:
         return self.nodes * self.tasks_per_node
 
     @property
+    def gpus_per_task(self) -> int:
+        """Each process sees so many of its node's GPUs; 1 also where there are none."""
+        return max(1, self.gpus_per_node // self.tasks_per_node)
+
+    @property
     def gpu_hours(self) -> float:
         """Asked for: GPUs × time limit."""
         return self.nodes * self.gpus_per_node * self.time_s / 3600

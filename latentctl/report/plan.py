@@ -20,9 +20,10 @@ def stage_graph(sources: Mapping[str, str], plan: Plan) -> str:
 
 def resources(job: JobPlan) -> str:
     """`1 node × 2 processes, 2 GPUs per node, 4 CPUs per process, 16 GiB per node, at most 12h00m`."""
+    joined = f" ({job.gpus_per_task} per process)" if job.gpus_per_task > 1 else ""
     parts = [
         f"{_count(job.nodes, 'node')} × {_count(job.tasks_per_node, 'process')}",
-        f"{_count(job.gpus_per_node, 'GPU')} per node" if job.gpus_per_node else "no GPU",
+        f"{_count(job.gpus_per_node, 'GPU')} per node{joined}" if job.gpus_per_node else "no GPU",
         f"{_count(job.cpus_per_task, 'CPU')} per process" if job.cpus_per_task else "",
         f"{_memory(job.mem_mb)} per node" if job.mem_mb else "",
         f"at most {duration(job.time_s)}",

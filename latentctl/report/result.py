@@ -135,7 +135,8 @@ def _details(result: StageResult) -> list[str]:
         found.append("; ".join(parts))
     rate = n.get("tokens_per_s")
     parts = [f"stopped by: {stops(n)}"] if stops(n) else []
-    parts += [f"{number(round(float(rate)))} tokens/s"] if rate else []
+    engine = f" by {n['engine']}" if n.get("engine") else ""
+    parts += [f"{number(round(float(rate)))} tokens/s{engine}"] if rate else []
     found += ["; ".join(parts)] if parts else []
     if n.get("graded_errors"):
         found.append(f"{n['graded_errors']} answers could not be graded")

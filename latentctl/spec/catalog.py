@@ -33,7 +33,8 @@ SYNONYMS = {
     "model_name_or_path": "model.path", "dataset_name": "dataset.name",
     "num_hidden_layers": "model.init.layers",
     "hidden_size": "model.init.hidden", "num_attention_heads": "model.init.heads",
-    "system_prompt": "prompt.system",
+    "system_prompt": "prompt.system", "tensor_parallel_size": "eval.tensor_parallel",
+    "gpu_memory_utilization": "eval.gpu_memory", "max_num_seqs": "eval.max_batch",
 }  # fmt: skip
 """Names from elsewhere -> ours."""
 

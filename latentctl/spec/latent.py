@@ -30,7 +30,7 @@ class SoftInput(Spec):
     """Keep tokens with at least this share of the largest probability; 0 is off."""
     max_topk: int | None = Field(default=30, ge=1, le=1024)
     """At most so many tokens are mixed, whatever the filters keep; the mass that this discards is traced.
-    null: exact at any size, in the transformers engine alone."""
+    null: exact at any size, in the transformers engine alone. vLLM goes up to 64."""
 
     @model_validator(mode="after")
     def _mixed(self) -> SoftInput:

@@ -27,7 +27,7 @@ def unsettled(stages: Sequence[StageBase], drafts: Sequence[Draft]) -> list[Foun
     found: list[Found] = []
     for stage, draft in zip(stages, drafts, strict=True):
         said = stage.latent
-        if said is None or not stage.settings.generates or _carries(stage, by_name):
+        if said is None or not stage.settings.generates or carries(stage, by_name):
             continue
         hint = "or latent: null in this stage, for text alone"
         if said.input is None:
@@ -39,7 +39,7 @@ def unsettled(stages: Sequence[StageBase], drafts: Sequence[Draft]) -> list[Foun
     return found
 
 
-def _carries(stage: StageBase, by_name: Mapping[str, StageBase]) -> bool:
+def carries(stage: StageBase, by_name: Mapping[str, StageBase]) -> bool:
     """Whether the weights that a stage starts from may come with latent settings."""
     source = parse_source(stage.from_ or "model", by_name)
     if source.kind == "stage" and source.stage is not None:

@@ -17,6 +17,7 @@ from pydantic import Field, create_model, field_validator, model_validator
 from latentctl.errors import UserError
 from latentctl.spec.base import Spec
 from latentctl.spec.curriculum import EpochList, StepList
+from latentctl.spec.engine import EngineSpec
 from latentctl.spec.stage import StageBase
 
 
@@ -36,6 +37,8 @@ class MethodSettings(Spec):
     """Whether the block `sampling` means something to it."""
     latent: ClassVar[bool] = False
     """Whether the block `latent` means something to it."""
+    reads_dataset: ClassVar[bool] = True
+    """Whether the block `dataset` means something to it, and has to be there."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Validation metrics that `train.keep.best` and `train.early_stop` may name."""
 
@@ -193,7 +196,7 @@ class CoconutSettings(MethodSettings):
         return [*range(self.first_stage, last + 1)] if self.chained else [last]
 
 
-class EvalSettings(MethodSettings):
+class EvalSettings(EngineSpec, MethodSettings):
     """Generate, grade, count."""
 
     method = "eval"
@@ -203,14 +206,8 @@ class EvalSettings(MethodSettings):
     generates = True
     latent = True
 
-    engine: Literal["auto", "transformers"] = "auto"
     grader: str = "auto"
     """`auto` takes the dataset's; or math, numeric, countdown, choice, exact, prosqa, or one of a plugin."""
-    max_batch: int = Field(default=64, ge=1)
-    """Most rows in one batch."""
-    max_batch_tokens: int = Field(default=32768, ge=16)
-    """Bound of (prompt + new tokens) × rows in one batch: bounds the memory of the KV cache."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
     grade_timeout: float = Field(default=10.0, gt=0)
     """Hard limit per answer, in seconds."""
     trace: Literal["off", "summary", "full"] = "full"
@@ -221,7 +218,7 @@ class EvalSettings(MethodSettings):
     """Only the first so many problems are traced."""
 
 
-class CalibrateSettings(MethodSettings):
+class CalibrateSettings(EngineSpec, MethodSettings):
     """Which entropy threshold leaves which share of latent steps above it."""
 
     method = "calibrate"
@@ -237,12 +234,6 @@ class CalibrateSettings(MethodSettings):
     """In nats, rising: rows of the table."""
     target_ratio: float | None = Field(default=None, gt=0, lt=1)
     """Also find the threshold above which this share of latent steps lies."""
-    engine: Literal["auto", "transformers"] = "auto"
-    max_batch: int = Field(default=64, ge=1)
-    """Most rows in one batch."""
-    max_batch_tokens: int = Field(default=32768, ge=16)
-    """Bound of (prompt + new tokens) × rows in one batch."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     @field_validator("thresholds")
     @classmethod
@@ -292,7 +283,12 @@ def stage_model(method: str) -> type[StageBase]:
             "method": (Literal[method], method),
             method: (settings, Field(default_factory=settings, description=(settings.__doc__ or "").strip())),
         }
+        if not settings.reads_dataset:
+            fields["dataset"] = (None, None)
         _STAGES[method] = create_model(
             f"{method.title().replace('-', '')}Stage", __base__=StageBase, **fields
         )
     return _STAGES[method]
+
+
+from latentctl.spec import serving  # noqa: E402, F401  (registers `serve`; it needs what stands above)

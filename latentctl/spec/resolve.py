@@ -8,6 +8,7 @@ from typing import Any
 
 from latentctl.spec import chain, links, local_paths, methods, stages
 from latentctl.spec.contradictions import dataset_names, idle_options, merge_missing, training
+from latentctl.spec.engine_rules import engine, text_alone
 from latentctl.spec.experiment import Experiment
 from latentctl.spec.explain import Found
 from latentctl.spec.findings import Invalid
@@ -68,7 +69,7 @@ def resolve(
         trees.append(tree)
         built += [stage] if stage else []
     if len(built) == len(drafts):
-        found += unsettled(built, drafts)
+        found += unsettled(built, drafts) + text_alone(built, drafts)
     found = merge_missing(found, root, len(written))
     blocks = [block for d in written if (block := d.node.get(d.method))]  # of a chain, before it became one
     found = found or idle_options(options, root, [*trees, *blocks])
@@ -85,7 +86,7 @@ def _stage(draft: Draft, source: str) -> tuple[StageBase | None, Node, list[Foun
     stage, new = validate(tree, methods.stage_model(draft.method))
     found += new
     if stage is not None:
-        found += training(stage, draft) + latent(stage, draft)
+        found += training(stage, draft) + latent(stage, draft) + engine(stage, draft)
     return stage, tree, found
 
 

@@ -14,7 +14,8 @@ class ResourcesSpec(Spec):
     gpus: int = Field(default=0, ge=0, le=64)
     """GPUs per node; 0 trains on CPU."""
     tasks: int | None = Field(default=None, ge=1, le=256)
-    """Processes per node; one per GPU (or one, on CPU) if unsaid."""
+    """Processes per node. Unsaid: one per GPU (one per `tensor_parallel` GPUs where vLLM joins them), or one
+    on CPU."""
     cpus: int | None = Field(default=None, ge=1, le=1024)
     """CPUs per process."""
     mem: Size | None = None
@@ -22,10 +23,11 @@ class ResourcesSpec(Spec):
     time: Duration | None = None
     """Time limit: `12h`."""
 
-    @property
-    def tasks_per_node(self) -> int:
-        return self.tasks or max(1, self.gpus)
+    def tasks_per_node(self, gpus_of_one: int = 1) -> int:
+        """Processes of a node, where each uses so many GPUs."""
+        return self.tasks or max(1, self.gpus // gpus_of_one)
 
     @property
     def world_size(self) -> int:
-        return self.nodes * self.tasks_per_node
+        """All processes, where each uses one GPU."""
+        return self.nodes * self.tasks_per_node()

@@ -172,6 +172,7 @@ def _readers(settings: type[methods.MethodSettings]) -> dict[str, bool]:
         "validation": settings.trains,
         "sampling": settings.generates,
         "latent": settings.latent,
+        "dataset": settings.reads_dataset,
     }
 
 

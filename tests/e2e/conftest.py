@@ -22,6 +22,7 @@ dataset: {name: shell-game, limit: 256, options: {cups: 4, swaps: 3}}
 prompt: {template: plain, form: coconut}
 train: {lr: 1e-3, steps: 8, batch: 16, micro_batch: 8, save_every: 4}
 sampling: {max_new_tokens: 40}
+eval: {engine: transformers}
 stages:
   - {name: sft, method: sft}
   - {name: score, method: eval, dataset: {limit: 12}}

@@ -18,6 +18,7 @@ dataset: {name: shell-game, limit: 64, options: {cups: 4, swaps: 3}}
 prompt: {template: plain, form: coconut}
 train: {lr: 1e-3, batch: 16, micro_batch: 16}
 sampling: {max_new_tokens: 24}
+eval: {engine: transformers}
 stages:
   - method: coconut
     latent: {input: hidden}
@@ -34,10 +35,12 @@ dataset: {name: shell-game, split: test, limit: 64, options: {cups: 4, swaps: 3}
 prompt: {template: plain, form: coconut}
 latent: {input: soft, markers: coconut, stop: 3}
 sampling: {max_new_tokens: 24}
+eval: {engine: transformers}
 method: eval
 """
 PROBLEMS = ("--dataset", "shell-game", "--limit", "6", "--set", "dataset.options.cups=4",
-            "--set", "dataset.options.swaps=3", "--set", "sampling.max_new_tokens=24")  # fmt: skip
+            "--set", "dataset.options.swaps=3", "--set", "sampling.max_new_tokens=24",
+            "--set", "eval.engine=transformers")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

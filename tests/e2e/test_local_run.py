@@ -61,7 +61,7 @@ def test_a_checkpoint_is_evaluated_by_a_command_of_its_own(finished: Cli) -> Non
     done = finished(
         "eval", "--checkpoint", f"{run.name}/sft", "--dataset", "shell-game", "--limit", "5",
         "--set", "dataset.options.cups=4", "--set", "dataset.options.swaps=3",
-        "--set", "sampling.max_new_tokens=40", "--wait",
+        "--set", "sampling.max_new_tokens=40", "--set", "eval.engine=transformers", "--wait",
     )  # fmt: skip
     assert "ACCURACY" in done.out
 

@@ -20,6 +20,7 @@ dataset: {name: shell-game, options: {cups: 3, swaps: 4}, limit: 64}
 prompt: {form: coconut}
 train: {lr: 1e-3, batch: 16, micro_batch: 8, log_every: 1, zero_stage: 2}
 sampling: {max_new_tokens: 40}
+eval: {engine: transformers}
 resources: {nodes: 2, tasks: 1, time: 10m}
 jobs: per_stage
 stages:

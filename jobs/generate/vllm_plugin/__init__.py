@@ -1,4 +1,8 @@
-"""Latent decoding inside stock vLLM; the entry point `vllm.general_plugins` calls `register`."""
+"""Latent decoding inside stock vLLM.
+
+The entry point `vllm.general_plugins` calls `register` in each of vLLM's processes. So does the worker's
+module, for an interpreter that finds this package on its path alone.
+"""
 
 FAMILIES = {
     "GPT2LMHeadModel": "LatentGPT2LMHeadModel",
@@ -14,4 +18,6 @@ def register() -> None:
     from vllm import ModelRegistry
 
     for name in FAMILIES.values():
+        if name in ModelRegistry.models:
+            continue
         ModelRegistry.register_model(name, f"jobs.generate.vllm_plugin.architectures:{name}")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from typing import Any
 
 VERSION = "0.32"
 """The release that the plugin was written against."""
@@ -85,7 +86,7 @@ def self_check() -> tuple[str | None, float]:
     return found, time.perf_counter() - begin
 
 
-def _changes() -> Iterable[str]:
+def _changes() -> Iterator[str]:
     for place, wanted in HOOKS.items():
         found = _find(place)
         if found is None:
@@ -99,10 +100,10 @@ def _changes() -> Iterable[str]:
             yield f"{place} has no {missing[0]}"
 
 
-def _find(place: str) -> object | None:
+def _find(place: str) -> Any:
     module, _, path = place.partition(":")
     try:
-        found: object = import_module(module)
+        found: Any = import_module(module)
         for name in path.split("."):
             found = getattr(found, name)
     except (ImportError, AttributeError):

@@ -2,7 +2,10 @@
 
 from vllm.v1.worker.gpu_worker import Worker
 
+from jobs.generate.vllm_plugin import register
 from jobs.generate.vllm_plugin.v1 import LatentWorker
+
+register()
 
 
 class LatentGPUWorker(LatentWorker, Worker):

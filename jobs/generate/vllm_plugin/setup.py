@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.generate.vllm_plugin import FAMILIES
+from jobs.generate.vllm_plugin import FAMILIES, register
 
 _HERE = "jobs.generate.vllm_plugin"
 
@@ -18,6 +18,7 @@ def engine_args(architectures: list[str] | None, *, async_scheduling: bool | Non
     from vllm import envs
     from vllm.platforms import current_platform
 
+    register()
     name = next((a for a in architectures or () if a in FAMILIES), None)
     if name is None:
         raise ValueError(without_hook(architectures))

@@ -25,7 +25,8 @@ _KEPT = 1024
 """So many finished requests are remembered until somebody asks for their story."""
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Part:
     """The positions of one request in the current batch."""
 
     id: str
@@ -82,7 +83,8 @@ class Decision(NamedTuple):
 
 
 class Slots:
-    """`enter` and `leave` as requests come and go; in each step `feed`, `decide`, then `settle`.
+    """`enter` and `leave` as requests come and go; in each step `feed`, `decide`, then `settle`. Ranks of one
+    engine must make the same calls in the same order: rows are mixed over all of them in that of the slots.
 
     `embedding` and `mix`: see `jobs.latent.step.step`; d is the width of what is fed.
     """
@@ -96,7 +98,7 @@ class Slots:
         """Whatever its kind, what a latent step is fed stays until its story is told."""
         zero = torch.zeros(count, dtype=torch.int64, device=device)
         window = torch.zeros(count, 0, width, dtype=embedding.dtype, device=device)
-        self._state = State(*(zero.clone() for _ in range(7)), window)
+        self._state = State._make([*(zero.clone() for _ in State._fields[:-1]), window])
         self._x = torch.zeros(count, width, dtype=embedding.dtype, device=device)
         self._live = torch.zeros(count, dtype=torch.bool, device=device)
         """The newest position of the slot's request is a latent step, fed with its `_x`."""

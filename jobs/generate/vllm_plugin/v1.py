@@ -28,6 +28,8 @@ class LatentRunner(GPUModelRunner):
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         if reason := unfit(self.vllm_config):
             raise ValueError(reason)
+        if not self.enable_prompt_embeds:
+            raise ValueError("latent steps in vLLM's V1 runner need enable_prompt_embeds")
         super().load_model(*args, **kwargs)
         embedding, mix = table(self.model)
         self.latent = Slots(self.max_num_reqs, self.inputs_embeds_size, embedding, mix=mix)
@@ -35,7 +37,7 @@ class LatentRunner(GPUModelRunner):
 
     def _update_states(self, scheduler_output: Any) -> Any:
         corrections = super()._update_states(scheduler_output)
-        for id in scheduler_output.finished_req_ids:
+        for id in sorted(scheduler_output.finished_req_ids):  # in one order on every rank
             self.latent.leave(id)
         for new in scheduler_output.scheduled_new_reqs:
             if (said := asked(new.sampling_params)) is not None:
@@ -52,6 +54,7 @@ class LatentRunner(GPUModelRunner):
         found = super()._preprocess(scheduler_output, num_input_tokens, intermediate_tensors)
         self.latent_parts = self._latent_parts(scheduler_output) if self.latent else ()
         if self.latent_parts:
+            assert found[1] is not None, "`load_model` asks for embeddings"
             self.latent.feed(found[1], self.latent_parts)
         return found
 
@@ -70,7 +73,7 @@ class LatentRunner(GPUModelRunner):
             if id in self.latent
         )
 
-    def sample_tokens(self, grammar_output: Any) -> Any:
+    def sample_tokens(self, grammar_output: Any) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         state = self.execute_model_state
         self.latent_hidden = state and (state.sample_hidden_states, state.hidden_states)
         return super().sample_tokens(grammar_output)

@@ -49,7 +49,7 @@ class LatentModelState(DefaultModelState):
         count = input_batch.num_tokens
         self._buffer[:count] = self.model.embed_input_ids(input_batch.input_ids[:count])  # type: ignore[operator]
         self.latent_parts = _parts(input_batch, self.latent) if self.latent else ()
-        self.model.latent_every = None
+        self.model.latent_every = None  # type: ignore[assignment]
         if self.latent_parts:
             self.latent.feed(self._buffer, self.latent_parts)
         return {**found, **self._fed(input_batch.num_tokens_after_padding)}

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 from jobs.generate.protocol import Thoughts
 from jobs.latent.knobs import Row
+from latentctl.spec.engine import VLLM_TOP_K
 from latentctl.spec.latent import LATENT_TOKEN, ContextualInput, LatentSpec, SoftInput
 
 KEY = "latent"
 """In `SamplingParams.extra_args`."""
-WIDEST = 64
-"""At most so many tokens are mixed, or decide what is mixed: the width of a step is fixed."""
 
 
 class Asked(NamedTuple):
@@ -75,11 +74,11 @@ def refuses(thoughts: Thoughts) -> str | None:
     if spec.max_topk is None:
         return (
             "max_topk: null mixes any number of tokens, which only the engine transformers does; "
-            f"vLLM mixes at most {WIDEST}: give latent.input.max_topk, or engine: transformers"
+            f"vLLM mixes at most {VLLM_TOP_K}: give latent.input.max_topk, or engine: transformers"
         )
     for name, value in (("max_topk", spec.max_topk), ("top_k", spec.top_k)):
-        if value > WIDEST:
-            return f"{name} ({value}) is beyond the {WIDEST} tokens that vLLM mixes at most"
+        if value > VLLM_TOP_K:
+            return f"{name} ({value}) is beyond the {VLLM_TOP_K} tokens that vLLM mixes at most"
     return None
 
 

@@ -56,6 +56,16 @@ def test_the_last_evaluation_is_what_is_calibrated(tmp_path: Path) -> None:
     assert made(tmp_path, limit=3, target_ratio=0.1).calibrate.target_ratio == 0.1
 
 
+def test_the_engine_of_an_evaluation_is_that_of_its_calibration(tmp_path: Path) -> None:
+    block = (
+        "eval: {engine: vllm, tensor_parallel: 2, max_batch: 9, trace: off}\nresources: {gpus: 4}\nseeds: 2"
+    )
+    settings = made(
+        tmp_path, SOFT.replace("max_topk: null", "max_topk: 30").replace("seeds: 2", block)
+    ).calibrate
+    assert (settings.engine, settings.tensor_parallel, settings.max_batch) == ("vllm", 2, 9)
+
+
 def test_a_stage_of_the_method_itself_goes_first(tmp_path: Path) -> None:
     own = (
         "  - {name: own, method: calibrate, from: model, calibrate: {thresholds: [0.3], target_ratio: 0.2}}\n"

@@ -28,6 +28,9 @@ def experiment(**stage: Any) -> Experiment:
         "eval": {"max_batch": 3},
         **stage,
     }
+    for block in ("eval", "calibrate"):
+        if asked.get(block) is not None:
+            asked[block] = {"engine": "transformers", **asked[block]}
     return Experiment.model_validate(
         {"name": "x", "stages": [{k: v for k, v in asked.items() if v is not None}]}
     )

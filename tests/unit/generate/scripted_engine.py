@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs.generate.protocol import LatentCause, Request, Sample, Thought
+from jobs.generate.protocol import EngineInfo, LatentCause, Request, Sample, Thought
 from jobs.generate.text import decode
 
 
@@ -27,6 +27,9 @@ class ScriptedEngine:
         self.tokenizer, self.answer, self.entropy = tokenizer, answer, entropy
         self.cause: LatentCause = cause
         self.asked: list[Request] = []
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(self.name, "0", "cpu", {})
 
     def refuses(self, request: Request) -> str | None:
         return None
@@ -69,7 +72,7 @@ def scripted(patch: pytest.MonkeyPatch, **script: Any) -> list[ScriptedEngine]:
     """Put the scripted engine in the place of the real one, without a model; the engines that were made."""
     made: list[ScriptedEngine] = []
 
-    def make(name: str, model: Any, tokenizer: Any, **_: Any) -> ScriptedEngine:
+    def make(model: Any, tokenizer: Any, **_: Any) -> ScriptedEngine:
         made.append(ScriptedEngine(tokenizer, **script))
         return made[-1]
 

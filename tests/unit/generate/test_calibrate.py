@@ -12,7 +12,7 @@ import pytest
 import torch
 from engine_harness import tiny
 from eval_stage import context, experiment
-from scripted_engine import scripted
+from scripted_engine import ScriptedEngine, scripted
 
 from jobs.generate.make import make_engine
 from jobs.generate.score import entropies
@@ -207,7 +207,7 @@ def test_entropies_of_a_batch_are_those_of_each_alone() -> None:
 def test_only_the_reasoning_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, answer=lambda r: "1+1\n### 2")
     monkeypatch.setattr(
-        "jobs.methods.calibrate.entropies", lambda model, items, **k: [[0.1] * len(ids) for _, ids in items]
+        ScriptedEngine, "entropies", lambda self, items: [[0.1] * len(ids) for _, ids in items], raising=False
     )
     ctx = context(tmp_path, calibration(None))
     Calibrate(ctx).run()

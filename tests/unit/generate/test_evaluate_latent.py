@@ -384,7 +384,7 @@ def test_a_stop_in_the_middle_keeps_what_came(tmp_path: Path, monkeypatch: pytes
         def generate(self, requests: Any) -> Any:
             yield from list(super().generate(requests))[:7]
 
-    def make(name: str, model: Any, tokenizer: Any, **_: Any) -> ScriptedEngine:
+    def make(model: Any, tokenizer: Any, **_: Any) -> ScriptedEngine:
         return Stopped(tokenizer)
 
     monkeypatch.setattr("jobs.methods.sharing.make_engine", make)

@@ -51,7 +51,15 @@ def slurm(tmp_path: Path):
         (tools / name).chmod(0o755)
     steps: list[Step] = []
 
-    def start(run: LocalRun, name: str, *, tasks: int = 1, code: Path | None = None, **more: str) -> Step:
+    def start(
+        run: LocalRun,
+        name: str,
+        *,
+        tasks: int = 1,
+        code: Path | None = None,
+        without: tuple[str, ...] = (),
+        **more: str,
+    ) -> Step:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("SUBMITIT_", "SLURM_"))}
         env |= {
             "PYTHONPATH": str(code or run.paths.code),
@@ -65,6 +73,7 @@ def slurm(tmp_path: Path):
         }
         env |= {"SUBMITIT_EXECUTOR": "slurm", "SLURMD_NODENAME": "localhost", "CUDA_VISIBLE_DEVICES": "2,3"}
         env |= {"SLURM_JOB_NODELIST": "localhost", **more}
+        env = {k: v for k, v in env.items() if k not in without}
         step = Step([], tmp_path / "scontrol.calls")
         steps.append(step)
         for rank in range(tasks):
@@ -89,10 +98,40 @@ def test_ranks_meet_through_the_attempt(make_run: MakeRun, slurm) -> None:
     assert sorted(n["rank"] for n in notes) == [0, 1, 2]
     assert {(n["env"]["MASTER_ADDR"], n["env"]["WORLD_SIZE"]) for n in notes} == {("localhost", "3")}
     assert len({n["env"]["MASTER_PORT"] for n in notes}) == 1
-    assert {n["env"]["CUDA_VISIBLE_DEVICES"] for n in notes} == {"2,3"}  # Slurm's own choice stays
+    assert {n["env"]["CUDA_VISIBLE_DEVICES"] for n in notes} == {"2,3"}  # no GPU was asked for
     info = json.loads(run.paths.job("a").attempt(1).info.read_text())
     assert (info["scheduler"], info["id"], info["restarts"]) == ("slurm", "77", 0)
     assert run.state("a") == "succeeded"
+
+
+SHARED_OUT = [
+    ("0,1,2,3", 2, ["0,1", "2,3"]),
+    ("4,5,6,7", 1, ["4", "5", "6", "7"]),
+    ("GPU-1d,GPU-2e", 1, ["GPU-1d", "GPU-2e"]),
+    (None, 2, ["0,1", "2,3"]),
+]
+
+
+@pytest.mark.parametrize(("given", "each", "seen"), SHARED_OUT)
+def test_each_process_sees_its_own_gpus(
+    make_run: MakeRun, slurm, given: str | None, each: int, seen: list[str]
+) -> None:
+    tasks = len(seen)
+    run = make_run(job("a", tasks=tasks, gpus=tasks * each))
+    more = {} if given is None else {"CUDA_VISIBLE_DEVICES": given}
+    assert (
+        slurm(run, "a", tasks=tasks, without=() if given else ("CUDA_VISIBLE_DEVICES",), **more).codes()
+        == [0] * tasks
+    )
+    notes = sorted(run.notes("a", "start"), key=lambda n: n["rank"])
+    assert [n["env"]["CUDA_VISIBLE_DEVICES"] for n in notes] == seen
+
+
+def test_gpus_that_slurm_shared_out_are_left_as_they_are(make_run: MakeRun, slurm) -> None:
+    """Such as by `--gpu-bind=single:1`: each task is shown one, of another name than its place says."""
+    run = make_run(job("a", tasks=2, gpus=2))
+    assert slurm(run, "a", tasks=2, CUDA_VISIBLE_DEVICES="0").codes() == [0, 0]
+    assert {n["env"]["CUDA_VISIBLE_DEVICES"] for n in run.notes("a", "start")} == {"0"}
 
 
 def test_usr2_checkpoints_on_all_ranks_and_requeues_once(make_run: MakeRun, slurm) -> None:

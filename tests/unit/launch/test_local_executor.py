@@ -394,6 +394,16 @@ def test_a_terminated_supervisor_lets_its_jobs_checkpoint(make_run: MakeRun) -> 
     assert run.state("a") == run.state("b") == "succeeded"
 
 
+def test_leased_gpus_are_shared_out_to_the_processes(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTCTL_GPUS", "2,3,5,7")
+    run = make_run(job("a", tasks=2, gpus=4)).start_and_wait()
+    assert run.state("a") == "succeeded"
+    seen = {n["rank"]: n["env"]["CUDA_VISIBLE_DEVICES"] for n in run.notes("a", "start")}
+    assert seen == {0: "2,3", 1: "5,7"}
+
+
 def test_a_supervisor_that_cannot_start_is_one_clear_error(make_run: MakeRun) -> None:
     run = make_run(job("a"), interpreter={"entry": "/bin/false"})
     with pytest.raises(UserError, match="the supervisor did not start") as raised:
@@ -405,7 +415,7 @@ def test_preview_shows_the_command_of_each_process(make_run: MakeRun) -> None:
     run = make_run(job("a", tasks=2, gpus=2))
     text = run.executor.preview(run.paths, run.plan, run.plan.jobs[0])
     assert text == (
-        f"PYTHONPATH={run.paths.code} RANK=0..1 WORLD_SIZE=2 CUDA_VISIBLE_DEVICES='<2 leased>' "
+        f"PYTHONPATH={run.paths.code} RANK=0..1 WORLD_SIZE=2 CUDA_VISIBLE_DEVICES='<1 of 2 leased>' "
         f"{sys.executable} -m jobs.worker {run.paths.root} a ATTEMPT"
     )
 

@@ -116,6 +116,28 @@ def test_processes_follow_gpus() -> None:
     assert (job.tasks_per_node, job.world_size) == (4, 8)
 
 
+JOINED = {"eval": {"tensor_parallel": 2}, "resources": {"nodes": 2, "gpus": 8}}
+
+
+def test_processes_that_join_gpus_are_fewer() -> None:
+    job = plan(stage("a", "eval", **JOINED)).jobs[0]
+    assert (job.tasks_per_node, job.gpus_per_node, job.gpus_per_task, job.world_size) == (4, 8, 2, 8)
+
+
+def test_stages_of_another_layout_have_a_job_of_their_own() -> None:
+    apart = {**JOINED, "eval": {"tensor_parallel": 4}}
+    same = {"resources": JOINED["resources"]}
+    p = plan(stage("t", **same), stage("a", "eval", "t", **same), stage("b", "eval", "t", **JOINED),
+             stage("c", "eval", "t", **JOINED), stage("d", "eval", "t", **apart))  # fmt: skip
+    assert shape(p) == [("t+a", ["t", "a"], []), ("b+c", ["b", "c"], ["t+a"]), ("d", ["d"], ["t+a"])]
+    assert [j.gpus_per_task for j in p.jobs] == [1, 2, 4]
+
+
+def test_debug_takes_the_gpus_of_one_copy() -> None:
+    jobs = plan(stage("t", resources={"gpus": 8}), stage("a", "eval", "t", **JOINED), debug=True).jobs
+    assert [(j.nodes, j.tasks_per_node, j.gpus_per_node) for j in jobs] == [(1, 1, 1), (1, 1, 2)]
+
+
 def test_gpu_hours_count_every_gpu_for_the_whole_limit() -> None:
     p = plan(
         stage("a", resources={"nodes": 2, "gpus": 4, "time": "3h"}),

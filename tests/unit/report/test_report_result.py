@@ -14,7 +14,7 @@ from latentctl.report.result import run_table, stage_results
 
 SCORE = {
     "accuracy": 0.8333, "accuracy_ci": [0.7, 0.91], "n": 120, "k": 1, "tokens_mean": 33.25, "truncated": 0.05,
-    "stop_causes": {"eos": 114, "length": 6}, "graded_errors": 2, "tokens_per_s": 1234.5,
+    "stop_causes": {"eos": 114, "length": 6}, "graded_errors": 2, "tokens_per_s": 1234.5, "engine": "vllm",
     "problems_per_s": 4.0, "seconds": 30.2, "dataset": "gsm8k", "method": "eval",
     "leakage": {"sets": [{"stage": "sft", "checked": True, "exact": 3, "near": 1}]},
 }  # fmt: skip
@@ -47,7 +47,7 @@ def test_every_number_of_an_evaluation_is_in_the_table(tmp_path: Path) -> None:
         "S/PROB",
         " 0.25",
         "length 5 %",
-        "1,234 tokens/s",
+        "1,234 tokens/s by vllm",
     ):
         assert part in text, part
     assert "eos 95 %, length 5 %" in text

@@ -60,15 +60,18 @@ def test_a_killed_rank_does_not_hold_the_other(bench):
 
 
 @pytest.mark.parametrize(
-    ("visible", "local_rank", "device"),
-    [(0, 0, "cpu"), (0, 3, "cpu"), (4, 0, "cuda:0"), (4, 3, "cuda:3"), (1, 0, "cuda:0"), (1, 3, "cuda:0")],
-)
-def test_each_process_has_its_own_device(monkeypatch, visible, local_rank, device):
+    ("visible", "gpus", "local_rank", "device"),
+    [
+        (0, 1, 0, "cpu"), (0, 1, 3, "cpu"), (4, 1, 0, "cuda:0"), (4, 1, 3, "cuda:3"), (1, 1, 0, "cuda:0"),
+        (1, 1, 3, "cuda:0"), (2, 2, 3, "cuda:0"), (8, 2, 0, "cuda:0"), (8, 2, 3, "cuda:6"),
+    ],
+)  # fmt: skip
+def test_each_process_has_its_own_device(monkeypatch, visible, gpus, local_rank, device):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: visible > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
-    assert str(distributed.device(World(local_rank, 4, local_rank, 4))) == device
+    assert str(distributed.device(World(local_rank, 4, local_rank, 4, gpus))) == device
 
 
 def test_more_processes_than_gpus_is_a_mistake_in_words(monkeypatch):

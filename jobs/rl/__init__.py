@@ -1,0 +1,1 @@
+"""Reinforcement learning; so far the way of weights from trainer to engine."""

@@ -1,0 +1,1 @@
+"""vLLM's OpenAI-compatible server, with latent steps by request. See README.md."""
