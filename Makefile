@@ -41,8 +41,9 @@ lint: $(VENV)/.dev $(VLLM)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.dev
-	for b in tests/bench/bench_*.py; do $(BIN)/python $$b || exit 1; done
+bench: $(VENV)/.dev $(VLLM)
+	for b in tests/bench/bench_*.py; do case $$b in *vllm*) start=tests/vllm/start ;; *) start= ;; esac; \
+	  $$start $(BIN)/python $$b || exit 1; done
 
 install: $(VENV)/.train
 
