@@ -1,9 +1,9 @@
 """Latent decoding in vLLM against its own plain sampled decoding, and vLLM against the transformers engine.
 
-`tests/vllm/start .venv/bin/python tests/bench/bench_vllm_decode.py [--rounds 7] [--model DIR]` with vLLM's CPU
-build; on a GPU without that script. Without `--model`: random weights in the shape of SmolLM2-135M (30 layers,
-d 576, vocabulary 49,152). All arms run in one engine with the plugin, each generating `--steps` positions
-after prompts of 64 tokens:
+`tests/vllm/start .venv/bin/python tests/bench/bench_vllm_decode.py [--rounds 7] [--model DIR]` with vLLM's
+CPU build; on a GPU without that script. Without `--model`: random weights in the shape of SmolLM2-135M (30
+layers, d 576, vocabulary 49,152). All arms run in one engine with the plugin, each generating `--steps`
+positions after prompts of 64 tokens:
 
 * `greedy`, `sampled`: text; the latter with temperature 0.7, top-k 30, top-p 0.95
 * `soft`: latent steps that mix what `sampled` draws from; `hidden`: latent steps that feed the hidden state
