@@ -27,7 +27,7 @@ from jobs.generate.thoughts import misfit
 from jobs.generate.transformers_engine import eos_ids
 from jobs.generate.vllm_args import Devices, Loading, Room, engine_args, environment
 from jobs.generate.vllm_plugin import wire
-from jobs.generate.vllm_requests import Followed, Turn
+from jobs.generate.vllm_requests import NO_PLACEHOLDER, Followed, Turn
 from jobs.generate.vllm_sync import Changes, Sync, Synced, sync_args
 from jobs.runtime.errors import JobUserError
 
@@ -110,10 +110,7 @@ class VllmEngine(Synced):
         if not self.latent:
             return "this engine was started for text alone"
         if self._record(request) is None:
-            return (
-                "the tokenizer has no special token that could stand for a latent step in vLLM: "
-                "add <|latent|> to it, or say engine: transformers"
-            )
+            return NO_PLACEHOLDER
         return None
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Sample]:

@@ -15,6 +15,10 @@ from jobs.latent.knobs import LATENT, TEXT
 from jobs.latent.noise import request_key
 
 _SEED_BITS = 2**63 - 1  # vLLM takes no negative seed
+NO_PLACEHOLDER = (
+    "the tokenizer has no special token that could stand for a latent step in vLLM: "
+    "add <|latent|> to it, or say engine: transformers"
+)
 
 
 class Turn(NamedTuple):

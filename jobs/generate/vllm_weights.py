@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from transformers import AutoConfig, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from jobs.generate import weight_files
+from jobs.generate.transformers_engine import eos_ids
 from jobs.generate.vllm_args import Loading
 from jobs.generate.vllm_plugin import FAMILIES
 from jobs.generate.weights import shapes_of
@@ -37,6 +39,10 @@ class Weights(NamedTuple):
     @property
     def positions(self) -> int | None:
         return getattr(self.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+    def eos(self, tokenizer: Any) -> frozenset[int]:
+        """Every id that ends an answer."""
+        return eos_ids(SimpleNamespace(config=self.config, generation_config=self.generation), tokenizer)
 
     @contextmanager
     def ready(self, dtype: torch.dtype, scratch: Path) -> Iterator[Loading]:

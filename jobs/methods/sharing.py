@@ -121,11 +121,11 @@ def open_engine(
         asked = list({id(r.thoughts): r.thoughts for r in requests if r.thoughts is not None}.values())
         held: list[Weights] = []
 
-        def config() -> Any:
+        def find() -> Weights:
             held.append(weights(ctx.stage, ctx.source, len(tokenizer)))
-            return held[0].config
+            return held[0]
 
-        reason = only or why_not_vllm(config, asked)
+        reason = only or why_not_vllm(find, asked, tokenizer)
         if reason is None:
             try:
                 return _vllm(ctx, settings, tokenizer, held[0], requests, on_step)

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import itertools
 import random
-import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from transformers import (
     GPT2Config,
@@ -26,22 +23,14 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "generate"))  # the oracle of both engines
-
-from engine_harness import NumberTokenizer, by_key
-
-from jobs.generate.protocol import Request, Sample, Thoughts
-from jobs.generate.spans import Spans
-from jobs.generate.transformers_engine import TransformersEngine
+from jobs.generate.protocol import Request, Sample
 from jobs.generate.vllm_plugin import setup, wire
 from jobs.latent.noise import request_key
-from latentctl.spec.latent import LatentSpec
-from latentctl.spec.sampling import SamplingSpec
 
 FAMILIES = ("gpt2", "llama", "qwen2", "qwen3")
 VOCAB = 128
-START, END, PAUSE, RECORD = (90, 91), (92, 93, 94), 95, 127
-"""RECORD stands in vLLM for a latent position; nothing else here writes it."""
+RECORD = 127
+"""Stands in vLLM for a latent position; nothing else here writes it."""
 POSITIONS = 256
 
 INPUTS: list[Any] = [
@@ -93,50 +82,8 @@ def tiny(family: str, *, scale: float = 1.5) -> PreTrainedModel:
     return model.eval()
 
 
-def latent(
-    input: Any,
-    stop: Any,
-    *,
-    start: str = "prompt",
-    markers: tuple[tuple[int, ...], tuple[int, ...]] = (START, END),
-    trace: int | None = None,
-    noise: Any = None,
-) -> Thoughts:
-    spec = LatentSpec.model_validate(
-        {"input": input, "stop": stop, "start": start, "markers": "think", "noise": noise}
-    )
-    assert spec.stop is not None
-    return Thoughts(spec, *markers, token=PAUSE, fixed=spec.stop.fixed, trace=trace)
-
-
 def prompt(rng: random.Random, *tail: int, most: int = 40) -> list[int]:
     return [*(rng.randrange(90) for _ in range(rng.randint(1, most))), *tail]
-
-
-def think(id: str, ids: list[int], asked: Thoughts | None, most: int, **sampling: Any) -> Request:
-    index = sampling.pop("index", 0)
-    return Request(id, index, ids, SamplingSpec(max_new_tokens=most, **sampling), thoughts=asked)
-
-
-def decoded(
-    model: Any, requests: list[Request]
-) -> tuple[dict[tuple[str, int], Sample], dict[tuple[str, int], list[torch.Tensor]]]:
-    """What the transformers engine makes of them, and what each latent step was fed."""
-    fed: dict[tuple[str, int], list[torch.Tensor]] = defaultdict(list)
-    plain = Spans.step
-
-    def watched(self: Spans, logits: Any, hidden: Any) -> list[int]:
-        thinking = plain(self, logits, hidden)
-        for i, place in enumerate(self.places):
-            if place in thinking:
-                row = self.rows[i].request
-                fed[row.id, row.index].append(self.x[i].clone())
-        return thinking
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Spans, "step", watched)
-        engine = TransformersEngine(model, NumberTokenizer(), max_batch=8)
-        return by_key(engine.generate(requests)), fed
 
 
 class Vllm:

@@ -13,7 +13,8 @@ from v2_rig import RUNNER
 
 pytest.importorskip("vllm", reason="vllm is not installed")
 
-from latent_world import END, FAMILIES, INPUTS, START, Vllm, decoded, latent, prompt, think, tiny
+from latent_requests import END, START, decoded, latent, think
+from latent_world import FAMILIES, INPUTS, Vllm, prompt, tiny
 from naive_latent import replayed
 
 from jobs.generate.protocol import Request, Sample

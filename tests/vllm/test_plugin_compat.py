@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="vllm is not installed")
 
-from latent_world import latent
+from latent_requests import latent
 
 from jobs.generate.vllm_plugin import compat, setup, wire
 

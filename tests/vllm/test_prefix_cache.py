@@ -13,7 +13,8 @@ import v2_rig  # noqa: F401
 
 pytest.importorskip("vllm", reason="vllm is not installed")
 
-from latent_world import RECORD, START, Vllm, latent, prompt, think, tiny
+from latent_requests import START, latent, think
+from latent_world import RECORD, Vllm, prompt, tiny
 from naive_latent import replayed
 
 pytestmark = pytest.mark.heavy

@@ -26,7 +26,7 @@ from jobs.generate.vllm_args import (
     own_gpus,
 )
 from jobs.generate.vllm_plugin import wire
-from jobs.generate.vllm_requests import Followed
+from jobs.generate.vllm_requests import NO_PLACEHOLDER, Followed
 from jobs.latent.knobs import LATENT, Knobs, Row
 from jobs.latent.state import State, observe
 from latentctl.spec.latent import LatentSpec
@@ -203,8 +203,17 @@ def test_turns_go_on_where_the_last_was_left_and_draw_other_numbers() -> None:
     assert one.sample("length").forced == 2
 
 
-def config(*architectures: str) -> Any:
-    return SimpleNamespace(architectures=list(architectures), get_text_config=lambda decoder: CONFIG)
+def found(*architectures: str) -> Any:
+    config = SimpleNamespace(architectures=list(architectures), get_text_config=lambda decoder: CONFIG)
+    return SimpleNamespace(config=config, eos=lambda tokenizer: frozenset([9]))
+
+
+def special(*ids: int) -> Any:
+    """A tokenizer with these special tokens."""
+    return SimpleNamespace(
+        all_special_ids=list(ids), pad_token_id=None, bos_token_id=None, unk_token_id=None,
+        convert_tokens_to_ids=lambda text: None,
+    )  # fmt: skip
 
 
 def test_the_cheapest_reason_against_vllm_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,12 +230,14 @@ def test_the_cheapest_reason_against_vllm_is_asked_first(monkeypatch: pytest.Mon
         ),
     )
     monkeypatch.setattr("jobs.generate.vllm_plugin.compat.installed", lambda: None)
-    assert why_not_vllm(unread, []) == "vllm is not installed in this interpreter"
+    assert why_not_vllm(unread, [], None) == "vllm is not installed in this interpreter"
     monkeypatch.setattr("jobs.generate.vllm_plugin.compat.installed", lambda: "0.32.0")
     monkeypatch.setattr("jobs.generate.vllm_plugin.compat.problem", lambda: pytest.fail("vLLM was imported"))
-    assert "max_topk: null" in (why_not_vllm(unread, [asked, wide]) or "")
-    reason = why_not_vllm(lambda: config("MambaForCausalLM"), [asked])
+    assert "max_topk: null" in (why_not_vllm(unread, [asked, wide], None) or "")
+    reason = why_not_vllm(lambda: found("MambaForCausalLM"), [asked], None)
     assert "MambaForCausalLM takes no latent steps in vLLM" in (reason or "")
     monkeypatch.setattr("jobs.generate.vllm_plugin.compat.problem", lambda: "something has changed")
-    assert why_not_vllm(lambda: config("MambaForCausalLM"), []) == "something has changed"
-    assert why_not_vllm(lambda: config("Qwen3ForCausalLM"), [asked]) == "something has changed"
+    assert why_not_vllm(lambda: found("MambaForCausalLM"), [], None) == "something has changed"
+    qwen = lambda: found("Qwen3ForCausalLM")  # noqa: E731
+    assert why_not_vllm(qwen, [asked], special(9, 11)) == "something has changed"
+    assert why_not_vllm(qwen, [asked], special(9)) == NO_PLACEHOLDER, "its only special token ends answers"
