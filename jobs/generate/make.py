@@ -10,14 +10,11 @@ import torch
 from jobs.generate.protocol import Engine, Thoughts
 from jobs.generate.vllm_args import environment, head_size
 from jobs.generate.vllm_plugin import FAMILIES, compat, setup, wire
-from jobs.generate.vllm_requests import NO_PLACEHOLDER
-from jobs.generate.vllm_weights import Weights
 from jobs.runtime.errors import JobUserError
 
 
-def why_not_vllm(find: Callable[[], Weights], asked: Sequence[Thoughts], tokenizer: Any) -> str | None:
-    """Why vLLM cannot serve the weights that `find` finds with these latent settings, in a line; None if it
-    can.
+def why_not_vllm(config: Callable[[], Any], asked: Sequence[Thoughts]) -> str | None:
+    """Why vLLM cannot serve the model of a `config` with these latent settings, in a line; None if it can.
 
     What is cheap to know is asked first: vLLM, whose import takes half a minute, is imported only where
     nothing else speaks against it, and the model's config is read only where vLLM is there.
@@ -26,15 +23,12 @@ def why_not_vllm(find: Callable[[], Weights], asked: Sequence[Thoughts], tokeniz
         return "vllm is not installed in this interpreter"
     if reason := next((reason for each in asked if (reason := wire.refuses(each))), None):
         return reason
-    found = find()
-    names: list[str] = list(found.config.architectures or ())
+    found = config()
+    names: list[str] = list(found.architectures or ())
     if asked and not set(names) & set(FAMILIES):
         return setup.without_hook(names)
-    eos = found.eos(tokenizer)
-    if any(wire.placeholder(tokenizer, each.end, eos) is None for each in asked):
-        return NO_PLACEHOLDER
     with environment(own_process=False):
-        return compat.problem() or _lacks(names, found.config)
+        return compat.problem() or _lacks(names, found)
 
 
 def _lacks(architectures: Sequence[str], config: Any) -> str | None:

@@ -6,11 +6,12 @@ request may so take several turns in vLLM, each going on where the one before wa
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from jobs.generate.protocol import Request, Sample, StopCause, Thought
+from jobs.generate.protocol import Request, Sample, StopCause, Thought, Thoughts
 from jobs.generate.rows import Row
-from jobs.generate.vllm_plugin.wire import KEY, pack
+from jobs.generate.vllm_plugin.wire import KEY, pack, placeholder
 from jobs.latent.knobs import LATENT, TEXT
 from jobs.latent.noise import request_key
 
@@ -19,6 +20,12 @@ NO_PLACEHOLDER = (
     "the tokenizer has no special token that could stand for a latent step in vLLM: "
     "add <|latent|> to it, or say engine: transformers"
 )
+
+
+def unmarked(asked: Sequence[Thoughts], tokenizer: Any, eos: Collection[int]) -> str | None:
+    """Why the latent steps of these settings could not be told from text, in words; None if they can."""
+    lacking = any(placeholder(tokenizer, each.end, eos) is None for each in asked)
+    return NO_PLACEHOLDER if lacking else None
 
 
 class Turn(NamedTuple):

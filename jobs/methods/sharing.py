@@ -19,6 +19,7 @@ from jobs.generate.admission import total
 from jobs.generate.make import make_engine, why_not_vllm
 from jobs.generate.protocol import Engine, Request, Sample
 from jobs.generate.vllm_args import Devices, Room, apart, own_gpus
+from jobs.generate.vllm_requests import unmarked
 from jobs.generate.vllm_weights import Weights, weights
 from jobs.methods.peers import Peers
 from jobs.methods.protocol import Preempted, StageContext
@@ -121,11 +122,11 @@ def open_engine(
         asked = list({id(r.thoughts): r.thoughts for r in requests if r.thoughts is not None}.values())
         held: list[Weights] = []
 
-        def find() -> Weights:
+        def config() -> Any:
             held.append(weights(ctx.stage, ctx.source, len(tokenizer)))
-            return held[0]
+            return held[0].config
 
-        reason = only or why_not_vllm(find, asked, tokenizer)
+        reason = only or why_not_vllm(config, asked) or unmarked(asked, tokenizer, held[0].eos(tokenizer))
         if reason is None:
             try:
                 return _vllm(ctx, settings, tokenizer, held[0], requests, on_step)

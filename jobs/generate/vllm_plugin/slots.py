@@ -56,6 +56,8 @@ class _Held:
     """So many of them had been decided before its cache was thrown away: they are fed from the ledger."""
     done: bool = False
     """It writes text from here on, whatever comes."""
+    told: bool = False
+    """Its story was asked for before it was heard of that it has finished."""
     knobs: Knobs = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,6 +152,8 @@ class Slots:
             return
         self._group = None
         self._free.append(held.slot)
+        if held.told:
+            return
         self._finished[id] = held.ledger
         while len(self._finished) > _KEPT:
             oldest, _ = self._finished.popitem(last=False)
@@ -327,7 +331,10 @@ class Slots:
     def _ledger(self, id: str) -> Ledger | None:
         own = self._names.pop(id, id)
         held = self._held.get(own)
-        return held.ledger if held else self._finished.pop(own, None)
+        if held is None:
+            return self._finished.pop(own, None)
+        held.told = True
+        return held.ledger
 
     def _tell(self, state: State, held: list[_Held]) -> None:
         """Send along which requests stand in text."""

@@ -1,4 +1,4 @@
-"""Requests that take latent steps, and what the transformers engine makes of them; for tests of both engines."""
+"""Requests that take latent steps, and what the transformers engine makes of them: of both engines' tests."""
 
 from __future__ import annotations
 

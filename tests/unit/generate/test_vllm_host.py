@@ -26,7 +26,7 @@ from jobs.generate.vllm_args import (
     own_gpus,
 )
 from jobs.generate.vllm_plugin import wire
-from jobs.generate.vllm_requests import NO_PLACEHOLDER, Followed
+from jobs.generate.vllm_requests import NO_PLACEHOLDER, Followed, unmarked
 from jobs.latent.knobs import LATENT, Knobs, Row
 from jobs.latent.state import State, observe
 from latentctl.spec.latent import LatentSpec
@@ -203,9 +203,8 @@ def test_turns_go_on_where_the_last_was_left_and_draw_other_numbers() -> None:
     assert one.sample("length").forced == 2
 
 
-def found(*architectures: str) -> Any:
-    config = SimpleNamespace(architectures=list(architectures), get_text_config=lambda decoder: CONFIG)
-    return SimpleNamespace(config=config, eos=lambda tokenizer: frozenset([9]))
+def config(*architectures: str) -> Any:
+    return SimpleNamespace(architectures=list(architectures), get_text_config=lambda decoder: CONFIG)
 
 
 def special(*ids: int) -> Any:
@@ -230,14 +229,20 @@ def test_the_cheapest_reason_against_vllm_is_asked_first(monkeypatch: pytest.Mon
         ),
     )
     monkeypatch.setattr("jobs.generate.vllm_plugin.compat.installed", lambda: None)
-    assert why_not_vllm(unread, [], None) == "vllm is not installed in this interpreter"
+    assert why_not_vllm(unread, []) == "vllm is not installed in this interpreter"
     monkeypatch.setattr("jobs.generate.vllm_plugin.compat.installed", lambda: "0.32.0")
     monkeypatch.setattr("jobs.generate.vllm_plugin.compat.problem", lambda: pytest.fail("vLLM was imported"))
-    assert "max_topk: null" in (why_not_vllm(unread, [asked, wide], None) or "")
-    reason = why_not_vllm(lambda: found("MambaForCausalLM"), [asked], None)
+    assert "max_topk: null" in (why_not_vllm(unread, [asked, wide]) or "")
+    reason = why_not_vllm(lambda: config("MambaForCausalLM"), [asked])
     assert "MambaForCausalLM takes no latent steps in vLLM" in (reason or "")
     monkeypatch.setattr("jobs.generate.vllm_plugin.compat.problem", lambda: "something has changed")
-    assert why_not_vllm(lambda: found("MambaForCausalLM"), [], None) == "something has changed"
-    qwen = lambda: found("Qwen3ForCausalLM")  # noqa: E731
-    assert why_not_vllm(qwen, [asked], special(9, 11)) == "something has changed"
-    assert why_not_vllm(qwen, [asked], special(9)) == NO_PLACEHOLDER, "its only special token ends answers"
+    assert why_not_vllm(lambda: config("MambaForCausalLM"), []) == "something has changed"
+    assert why_not_vllm(lambda: config("Qwen3ForCausalLM"), [asked]) == "something has changed"
+
+
+def test_latent_steps_need_a_special_token_that_ends_nothing() -> None:
+    """GPT-2's only one ends answers."""
+    asked = [thinking()]
+    assert unmarked(asked, special(9, 11), {9}) is None
+    assert unmarked(asked, special(9), {9}) == NO_PLACEHOLDER
+    assert unmarked([], special(9), {9}) is None

@@ -142,6 +142,17 @@ def test_stories_that_nobody_asks_for_are_forgotten_in_the_end(monkeypatch: pyte
     assert not held._names
 
 
+def test_nothing_is_held_of_a_request_whose_story_was_told_before_it_left() -> None:
+    held = slots()
+    held.enter("a-12345678", asked("hidden", 2), prompt=2)
+    step(held, [Part("a-12345678", 0, 0, 0, 2, True)], [7])
+    assert held.pop(["a"])["a"]["causes"] == []
+    held.leave("a-12345678")
+    assert not held
+    assert not held._finished
+    assert not held._names
+
+
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_an_embedding_in_pieces_mixes_as_a_whole_one(ranks: int) -> None:
     torch.manual_seed(1)
