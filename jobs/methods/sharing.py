@@ -27,6 +27,7 @@ from jobs.models import load_model, torch_dtype
 from jobs.runtime import distributed
 from jobs.runtime.errors import JobUserError
 from latentctl.spec.engine import EngineSpec
+from latentctl.spec.model import ModelSpec
 
 _TICK_S = 0.5
 Key = tuple[str, int]
@@ -166,6 +167,10 @@ def _vllm(
 ) -> Engine:
     """vLLM on this process's GPUs, else on the CPU."""
     from jobs.generate.vllm_engine import VllmEngine
+
+    if ctx.world.main and ctx.stage.model.attention != ModelSpec.model_fields["attention"].default:
+        words = f"model.attention ({ctx.stage.model.attention}) is for transformers; vLLM chooses its own"
+        print(f"{ctx.stage.name}: note: {words}", file=sys.stderr, flush=True)
 
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:

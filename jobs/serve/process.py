@@ -171,7 +171,7 @@ def environment() -> dict[str, str]:
     env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_COLOR": "0", **os.environ}
     env.pop("VLLM_API_KEY", None)  # the key of another server
     openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
-    if openmp.is_file() and _cpu_build():  # several times slower on another OpenMP
+    if openmp.is_file() and _cpu_build():  # vLLM's kernels for CPUs ask for this OpenMP
         env["LD_PRELOAD"] = ":".join(filter(None, [str(openmp), env.get("LD_PRELOAD")]))
         env.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     return env

@@ -72,6 +72,7 @@ class ModelSpec(Spec):
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you read that code."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """How transformers computes it; vLLM chooses its own."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:

@@ -83,17 +83,22 @@ def test_an_evaluation_killed_in_the_middle_goes_on_sample_by_sample(
     assert Evaluate(third).run()["engine"] == "vllm", "also where nothing was left to generate"
 
 
-def test_greedy_evaluations_of_both_engines_write_the_same(tmp_path: Path) -> None:
+def test_greedy_evaluations_of_both_engines_write_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Text and latent steps, with their traces; `auto` is vLLM where it is there."""
-    for name, said in (("text", {}), ("latent", {"latent": LATENT})):
+    eager = {"model": {**MODEL, "attention": "eager"}}
+    for name, said in (("text", eager), ("latent", {"latent": LATENT})):
         found = {}
         for engine in ("auto", "transformers"):
             exp = stage(sampling=GREEDY, eval={"engine": engine, "max_batch": 4, "trace_problems": 3}, **said)
             ctx = context(tmp_path / name / engine, exp)
             result = Evaluate(ctx).run()
             assert result["engine"] == ("vllm" if engine == "auto" else engine)
+            noted = "model.attention (eager) is for transformers" in capsys.readouterr().err
+            assert noted == (name == "text" and engine == "auto")
             rows = [r | {"logp_sum": round(r["logp_sum"], 2)} for r in samples.read(ctx.paths.samples)]
-            traces = list(samples.read(ctx.paths.traces)) if said else []
+            traces = list(samples.read(ctx.paths.traces)) if name == "latent" else []
             found[engine] = rows, [(t["id"], t["spans"], t["cause"], len(t["steps"])) for t in traces]
         assert found["auto"] == found["transformers"]
     assert len(found["auto"][1]) == 3
