@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from jobs.generate.protocol import Request
+from collections.abc import Callable, Iterable
+
+from jobs.generate.protocol import Request, Sample
 
 
 def total(request: Request) -> int:
@@ -24,3 +26,17 @@ def unfit(request: Request, vocabulary: int, positions: int | None) -> str | Non
             f"({request.sampling.max_new_tokens}) exceed the model's {positions} positions"
         )
     return None
+
+
+def sorted_out(
+    requests: Iterable[Request], refuses: Callable[[Request], str | None]
+) -> tuple[list[Request], list[Sample]]:
+    """The requests that can be served, and for each other one the sample that says why not."""
+    admitted, refused = [], []
+    for request in requests:
+        reason = refuses(request)
+        if reason is None:
+            admitted.append(request)
+        else:
+            refused.append(Sample(request.id, request.index, [], [], "error", error=reason))
+    return admitted, refused

@@ -16,7 +16,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from jobs.generate.admission import total, unfit
+from jobs.generate.admission import sorted_out, total, unfit
 from jobs.generate.holding import Holding
 from jobs.generate.protocol import EngineInfo, Request, Sample, StopCause
 from jobs.generate.rows import Row
@@ -86,13 +86,8 @@ class TransformersEngine(Holding):
         return self._signed(self._generate(requests))
 
     def _generate(self, requests: Iterable[Request]) -> Generator[Sample, None, None]:
-        admitted: list[Request] = []
-        for request in requests:
-            reason = self.refuses(request)
-            if reason is None:
-                admitted.append(request)
-            else:
-                yield Sample(request.id, request.index, [], [], "error", error=reason)
+        admitted, refused = sorted_out(requests, self.refuses)
+        yield from refused
         batch = _Batch(self, admitted)
         try:
             while batch.rows or batch.waiting:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from jobs.generate.admission import total, unfit
+from jobs.generate.admission import sorted_out, total, unfit
 from jobs.generate.protocol import EngineInfo, Request, Sample, StopCause
 from jobs.generate.score import Item
 from jobs.generate.thoughts import misfit
@@ -118,13 +118,8 @@ class VllmEngine(Synced):
         return self._signed(self._generate(requests))
 
     def _generate(self, requests: Iterable[Request]) -> Generator[Sample, None, None]:
-        admitted: list[Request] = []
-        for request in requests:
-            reason = self.refuses(request)
-            if reason is None:
-                admitted.append(request)
-            else:
-                yield Sample(request.id, request.index, [], [], "error", error=reason)
+        admitted, refused = sorted_out(requests, self.refuses)
+        yield from refused
         running = _Running(self, admitted)
         try:
             while running.left:

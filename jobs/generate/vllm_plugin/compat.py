@@ -33,6 +33,9 @@ HOOKS: dict[str, tuple[str, ...]] = {
     f"{_V2}.prepare_dummy_inputs": ("self", "num_reqs", "num_tokens"),
     f"{_V2}.dummy_inputs_embeds": ("self", "num_tokens"),
     f"{_V2}.custom_sampler": ("self", "sampler"),
+    "vllm.v1.worker.gpu.sample.sampler:Sampler.get_logprobs_dims": (
+        "self", "idx_mapping_np", "include_token_ids",
+    ),
     "vllm.v1.core.sched.scheduler:Scheduler.add_request": ("self", "request"),
     "vllm.v1.core.sched.scheduler:Scheduler._preempt_request": (
         "self", "request", "timestamp", "drop_stale_output",
@@ -43,6 +46,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
 """Every method of vLLM that the plugin stands in for or calls, and its parameters."""
 FIELDS: dict[str, tuple[str, ...]] = {
     "vllm.v1.worker.gpu_model_runner:ExecuteModelState": ("hidden_states", "sample_hidden_states"),
+    "vllm.v1.sample.metadata:SamplingMetadata": ("max_num_logprobs", "logprob_token_ids"),
     "vllm.v1.core.sched.output:CachedRequestData": ("req_ids", "resumed_req_ids", "num_output_tokens"),
     "vllm.v1.core.sched.output:NewRequestData": ("req_id", "prompt_token_ids", "sampling_params"),
 }

@@ -62,11 +62,6 @@ class Ledger:
             out.append(torch.where(record.latent[row], x, own))
         return torch.cat([torch.stack(out), tokens[len(out) :]]) if out else tokens
 
-    def last(self) -> Tensor:
-        """() bool: the last position is a latent step."""
-        record, row = self._steps[-1]
-        return record.latent[row]
-
     def story(self) -> dict[str, Any]:
         """Read it all: why each span ended, and the trace where one was asked for, as plain values."""
         if not self._steps:
@@ -79,14 +74,15 @@ class Ledger:
 
     def inputs(self) -> list[list[float] | None]:
         """What each position is fed, None where it is a token or its input was not kept."""
-        latent = torch.stack([record.latent[row] for record, row in self._steps]).tolist()
-        pairs = zip(self._steps, latent, strict=True)
+        pairs = zip(self._steps, self._latent(), strict=True)
         return [r.x[row].float().tolist() if there and r.x is not None else None for (r, row), there in pairs]
 
+    def _latent(self) -> list[bool]:
+        return torch.stack([record.latent[row] for record, row in self._steps]).tolist()
+
     def _thoughts(self, top: int) -> list[list[Any]]:
-        latent = torch.stack([record.latent[row] for record, row in self._steps]).tolist()
         trace = Trace(top)
-        for (record, row), there in zip(self._steps, latent, strict=True):
+        for (record, row), there in zip(self._steps, self._latent(), strict=True):
             if there:
                 trace.add(record.thought, row)
         return [[t.entropy, list(t.ids), list(t.weights), t.mass, t.noised] for t in trace.thoughts()]

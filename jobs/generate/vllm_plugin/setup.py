@@ -9,7 +9,7 @@ from jobs.generate.vllm_plugin import FAMILIES, register
 _HERE = "jobs.generate.vllm_plugin"
 
 
-def engine_args(architectures: list[str] | None, *, async_scheduling: bool | None = None) -> dict[str, Any]:
+def engine_args(architectures: list[str] | None) -> dict[str, Any]:
     """Arguments for vLLM's `EngineArgs` that bring latent steps to a model of these `architectures` (of its
     config). Raises ValueError for one without the hook.
 
@@ -26,7 +26,7 @@ def engine_args(architectures: list[str] | None, *, async_scheduling: bool | Non
     v2 = envs.VLLM_USE_V2_MODEL_RUNNER
     if v2 is None:
         v2 = not cpu
-    ahead = not cpu if async_scheduling is None else async_scheduling
+    ahead = not cpu  # on CPUs vLLM knows no steps that are scheduled ahead
     common = {
         "worker_cls": f"{_HERE}.cpu.LatentCPUWorker" if cpu else f"{_HERE}.gpu.LatentGPUWorker",
         "scheduler_cls": f"{_HERE}.scheduler.{'LatentAsyncScheduler' if ahead else 'LatentScheduler'}",

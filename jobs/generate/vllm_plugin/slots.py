@@ -63,6 +63,11 @@ class _Held:
     def __post_init__(self) -> None:
         self.knobs = Knobs.of([self.asked.row])
 
+    @property
+    def once(self) -> bool:
+        """It has one span, at the start of its answer."""
+        return self.asked.row.spec.start == "prompt"
+
 
 class _Group(NamedTuple):
     """Some requests, in the order of their slots."""
@@ -81,7 +86,12 @@ class Decision(NamedTuple):
     at: Tensor | None
     """Rows of the batch that it is about; None: all, in their order."""
     step: Step
-    logits: Tensor
+    wanted: Tensor
+    """(N,) int64: the token that comes next, whatever is drawn; -1: none."""
+    begins: Tensor | None
+    """(N,) bool: with it the start marker is whole. None: with none of them."""
+    logp: Tensor | None
+    """(N,) the model's log-prob of `wanted`, anything where that is -1. None: nobody asks."""
 
 
 class Slots:
@@ -181,13 +191,19 @@ class Slots:
             x[places] = torch.where(self._live[slots][:, None], self._x[slots], x[places])
 
     def decide(
-        self, logits: Tensor, hidden: Tensor, parts: Sequence[Part], *, every: Tensor | None = None
+        self,
+        logits: Tensor,
+        hidden: Tensor,
+        parts: Sequence[Part],
+        *,
+        every: Tensor | None = None,
+        scored: bool = True,
     ) -> Decision | None:
         """After the forward pass, before tokens are drawn: what each request's next position is.
 
-        `logits` (R, V) and `hidden` (R, d) of the last positions, which stay as they are; `every` (T, d): the
-        hidden states of all positions, None only where each request has one. None where no request takes
-        part.
+        `logits` (R, V) and `hidden` (R, d) of the last positions, which stay as they are, and may be written
+        over afterwards; `every` (T, d): the hidden states of all positions, None only where each request has
+        one; `scored`: `settle` will be given log-probs. None where no request takes part.
         """
         self._hear()
         self._look_back(hidden, every, parts)
@@ -208,7 +224,13 @@ class Slots:
         own = (logits if at is None else logits[at]).float()
         last = hidden if at is None else hidden[at]
         state = self._state.take(group.slots)
-        return Decision(group, at, step(own, last, state, group.knobs, self.embedding, self.mix), own)
+        out = step(own, last, state, group.knobs, self.embedding, self.mix)
+        opening, begins = self._opening(group.held)
+        wanted = out.token if opening is None else torch.where(opening >= 0, opening, out.token)
+        logp = None
+        if scored:
+            logp = own.gather(-1, wanted.clamp(min=0)[:, None]).squeeze(-1) - own.logsumexp(-1)
+        return Decision(group, at, out, wanted, begins, logp)
 
     def settle(self, made: Decision, tokens: Tensor, logps: tuple[Tensor, Tensor] | None = None) -> None:
         """After tokens were drawn: put what vLLM is to keep of each position into `tokens` (R,).
@@ -217,13 +239,11 @@ class Slots:
         """
         group, at, out = made.group, made.at, made.step
         drawn = (tokens if at is None else tokens[at]).long()
-        opening, begins = self._opening(group.held)
-        wanted = out.token if opening is None else torch.where(opening >= 0, opening, out.token)
-        forced = wanted >= 0
-        token = torch.where(forced, wanted, drawn)
+        forced = made.wanted >= 0
+        token = torch.where(forced, made.wanted, drawn)
         state = observe(token.masked_fill(out.latent | forced, -1), out.state, group.knobs)
-        if begins is not None:
-            state = begin(state, begins, group.knobs)
+        if made.begins is not None:
+            state = begin(state, made.begins, group.knobs)
         token = torch.where(out.latent, group.record, token)
         for all_slots, own in zip(self._state, state, strict=True):
             all_slots.index_copy_(0, group.slots, own.to(all_slots.dtype))
@@ -231,11 +251,11 @@ class Slots:
         self._live.index_copy_(0, group.slots, out.latent)
         _put(tokens, at, token)
         if logps is not None:
+            assert made.logp is not None, "decide was told that nobody asks"
             ids, values = logps
-            own = made.logits.gather(-1, token[:, None]).squeeze(-1) - made.logits.logsumexp(-1)
             said = values if at is None else values[at]
             _put(ids, at, token)
-            _put(values, at, torch.where(forced, own, said))
+            _put(values, at, torch.where(forced, made.logp, said))
         record = Record(
             out.latent, out.cause, _small(out.thought), _without_window(state), self._kept(out.x, group)
         )
@@ -337,7 +357,9 @@ class Slots:
         return held.ledger
 
     def _tell(self, state: State, held: list[_Held]) -> None:
-        """Send along which requests stand in text."""
+        """Send along which requests stand in text, where that may be for good."""
+        if not any(one.once for one in held):
+            return
         text = state.phase == TEXT
         now = [(one, one.outputs) for one in held]
         if self.device.type == "cpu":
@@ -353,8 +375,7 @@ class Slots:
         while self._news and (self._news[0][0] is None or self._news[0][0].query()):
             _, text, then = self._news.popleft()
             for (one, outputs), there in zip(then, text.tolist(), strict=True):
-                once = one.asked.row.spec.start == "prompt"
-                one.done |= there and once and outputs > len(one.asked.opening)
+                one.done |= there and one.once and outputs > len(one.asked.opening)
 
     def _take_index(self, name: str, values: list[int]) -> Tensor:
         """`values` on the device; sent once while they stay the same."""

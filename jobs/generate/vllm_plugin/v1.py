@@ -82,7 +82,9 @@ class LatentRunner(GPUModelRunner):
         if not self.latent_parts or self.latent_hidden is None or logits is None:
             return super()._sample(logits, spec_decode_metadata)
         last, every = self.latent_hidden
-        made = self.latent.decide(logits, last, self.latent_parts, every=every)
+        metadata = self.input_batch.sampling_metadata
+        scored = metadata.max_num_logprobs is not None or bool(metadata.logprob_token_ids)
+        made = self.latent.decide(logits, last, self.latent_parts, every=every, scored=scored)
         out = super()._sample(logits, spec_decode_metadata)  # may write into the logits
         if made is not None:
             told = out.logprobs_tensors

@@ -84,7 +84,9 @@ class LatentSampler:
         if logits.shape[0] != input_batch.num_reqs:
             raise RuntimeError("latent steps need the logits of all requests on every rank")
         every: Any = model.latent_every
-        made = state.latent.decide(logits, model.latent_last, parts, every=every)  # type: ignore[arg-type]
+        last: Any = model.latent_last
+        scored = self._inner.get_logprobs_dims(input_batch.idx_mapping_np) is not None
+        made = state.latent.decide(logits, last, parts, every=every, scored=scored)
         out = self._inner(logits, input_batch)
         if made is not None:
             told = out.logprobs_tensors

@@ -86,6 +86,20 @@ def test_the_tokens_of_a_marker_that_the_prompt_lacks_are_forced_first() -> None
     assert held.pop(["a"])["a"]["causes"] == ["fixed"]
 
 
+def test_a_forced_tokens_log_prob_is_the_models_own_whatever_the_sampler_made_of_the_logits() -> None:
+    held = slots()
+    held.enter("a", asked("hidden", 0), prompt=3)
+    logits = torch.randn(1, V)
+    wanted = logits.log_softmax(-1)[0, 30]
+    made = held.decide(logits, torch.randn(1, D), [Part("a", 0, 0, 0, 3, True)], every=torch.randn(3, D))
+    assert made is not None
+    logits.div_(0.2)  # a temperature
+    tokens, told = torch.tensor([7]), (torch.tensor([7]), torch.tensor([-1.0]))
+    held.settle(made, tokens, told)
+    assert (tokens.tolist(), told[0].tolist()) == ([30], [30])
+    assert told[1][0] == pytest.approx(float(wanted), abs=1e-5)
+
+
 def test_a_request_that_left_its_span_takes_no_further_part() -> None:
     held = slots()
     held.enter("a", asked("hidden", 1), prompt=3)
