@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from latentctl.spec.disturbance import DisturbanceSpec
 from latentctl.spec.latent import LatentSpec
 from latentctl.spec.sampling import SamplingSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from jobs.latent.actions import Actions
 
 StopCause = Literal["eos", "stop", "length", "error"]
 """`eos`: the model ended; `stop`: a stop text; `length`: max_new_tokens reached (truncated); `error`:
@@ -39,6 +42,10 @@ class Thoughts:
     """So many latent steps: `stop.fixed`, or `stop.per_step` worked out for this problem."""
     trace: int | None = None
     """None: nothing is recorded; n: of each latent step the entropy and the n most likely tokens."""
+    disturbance: DisturbanceSpec | None = None
+    """When `spec.noise` falls, its threshold a number; None: on every latent step."""
+    record: bool = False
+    """Everything that a training needs of each latent step comes with the sample (`Sample.actions`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,13 @@ class Sample:
     """The trace of all spans, where the request asked for it."""
     version: int = 0
     """Of the weights that it was generated with (see `Engine.load`)."""
+    end: tuple[int, float] | None = None
+    """The end-of-sequence token that was drawn, and its log-prob as in `logps`; None where `cause` is not
+    "eos"."""
+    forced_at: tuple[int, ...] = ()
+    """Places in `ids` of tokens that were forced, not drawn: `forced` of them."""
+    actions: Actions | None = None
+    """All latent steps of all spans, where the request asked to `record`."""
 
 
 class EngineInfo(NamedTuple):

@@ -37,6 +37,8 @@ class MethodSettings(Spec):
     """Whether the block `sampling` means something to it."""
     latent: ClassVar[bool] = False
     """Whether the block `latent` means something to it."""
+    disturbs: ClassVar[bool] = False
+    """Whether the block `disturbance` means something to it."""
     reads_dataset: ClassVar[bool] = True
     """Whether the block `dataset` means something to it, and has to be there."""
     metrics: ClassVar[tuple[str, ...]] = ()
@@ -291,4 +293,4 @@ def stage_model(method: str) -> type[StageBase]:
     return _STAGES[method]
 
 
-from latentctl.spec import serving  # noqa: E402, F401  (registers `serve`; it needs what stands above)
+from latentctl.spec import grpo, serving  # noqa: E402, F401  (they register theirs, and need what stands above)

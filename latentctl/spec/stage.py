@@ -8,6 +8,7 @@ from pydantic import Field
 
 from latentctl.spec.base import Spec
 from latentctl.spec.dataset import DatasetField
+from latentctl.spec.disturbance import DisturbanceSpec
 from latentctl.spec.latent import LatentSpec
 from latentctl.spec.model import ModelField
 from latentctl.spec.prompt import PromptSpec
@@ -39,6 +40,8 @@ class StageBase(Spec):
     """Unsaid in an evaluation: what the checkpoint carries."""
     latent: LatentSpec | None = None
     """Latent steps. Unsaid in an evaluation: what the checkpoint carries, which may be text alone."""
+    disturbance: DisturbanceSpec | None = None
+    """When `latent.noise` falls on latent steps of training rollouts. Unsaid: on every one."""
     train: TrainSpec = Field(default_factory=TrainSpec)
     sampling: SamplingSpec = Field(default_factory=SamplingSpec)
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)

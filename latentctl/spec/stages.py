@@ -172,6 +172,7 @@ def _readers(settings: type[methods.MethodSettings]) -> dict[str, bool]:
         "validation": settings.trains,
         "sampling": settings.generates,
         "latent": settings.latent,
+        "disturbance": settings.disturbs,
         "dataset": settings.reads_dataset,
     }
 

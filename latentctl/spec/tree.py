@@ -1,0 +1,44 @@
+"""Key-token tree search: generation that branches where a token decides (document 000; LATR,
+arXiv 2510.24302)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from latentctl.spec.base import Spec
+
+
+class TreeSpec(Spec):
+    """How rows of one problem branch. At most so many rows as the problem has samples."""
+
+    branches: int = Field(default=2, ge=2, le=16)
+    """Candidates looked at for each token; the first always goes on with its own row."""
+    min_prob: float = Field(default=0.25, ge=0, lt=1)
+    """A candidate branches off only with at least this probability."""
+    max_gap: float | None = Field(default=0.15, gt=0, le=1)
+    """And if it lies at most so far below the first one's; null: no such rule."""
+    stop_words: bool = False
+    """Tokens that are punctuation, space or a common function word do not branch."""
+    divergence: str | None = None
+    """Checkpoint of a divergence model (a directory, `run:ID/STAGE`): a candidate branches off only if it
+    says that the answers will differ."""
+    divergence_threshold: float = Field(default=0.3, gt=0, lt=1)
+    """Predicted to give another answer: a score (that of the same answer) below this."""
+    look_ahead: list[int] = Field(default_factory=lambda: [20, 30, 50])
+    """So many tokens after its birth a branch is compared with its parent; too similar ones are removed."""
+    min_distance: float = Field(default=0.4, ge=0, le=1)
+    """Edit distance over length below which a branch is too similar. 0: never removed."""
+    sample: Literal["none", "full", "always"] = "none"
+    """Rows with one candidate: the most likely token (`none`), a drawn one once the problem has all its rows
+    (`full`), or always a drawn one."""
+
+
+class TreeRollouts(TreeSpec):
+    """Tree search as a source of rollouts for GRPO."""
+
+    share: dict[int, float] = Field(default_factory=lambda: {0: 1.0, 10: 0.75, 20: 0.5, 80: 0.25, 200: 0.0})
+    """From this optimizer step on this share of the problems is searched; the rest is sampled."""
+    max_len: int | None = Field(default=None, ge=1)
+    """Branch within the first so many tokens; the rest of each row is sampled. Unsaid: everywhere."""
