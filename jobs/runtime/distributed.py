@@ -139,6 +139,24 @@ def all_max(value: float) -> float:
     return type(value)(held.item())
 
 
+def all_sum(values: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, on each of them. `values` (...) on the host, float64; stays as it is."""
+    if not (dist := _active()):
+        return values
+    held = values.clone()
+    dist.all_reduce(held, group=_control)
+    return held
+
+
+def gather(value: Any) -> list[Any]:
+    """Every process's value (anything that pickles), by rank, on each of them."""
+    if not (dist := _active()):
+        return [value]
+    held = [None] * dist.get_world_size()
+    dist.all_gather_object(held, value, group=_control)
+    return held
+
+
 def broadcast(value: Any) -> Any:
     """Rank 0's value (anything that pickles), on each process."""
     if not (dist := _active()):

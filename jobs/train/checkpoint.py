@@ -1,5 +1,5 @@
-"""A training's checkpoints: DeepSpeed's state, random streams, trainer state, and the weights as a plain
-model."""
+"""A training's checkpoints: DeepSpeed's state, random streams, trainer state, what its source of batches
+keeps, and the weights as a plain model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from jobs.runtime import checkpoints, distributed, rng
 from jobs.runtime.checkpoints import Checkpoint
 from jobs.runtime.errors import JobUserError
 from jobs.train.engine import Engine
+from jobs.train.source import Source
 from jobs.train.state import TrainState
 from latentctl.record.atomic import try_read_json, write_json
 from latentctl.record.paths import COMMITTED, StagePaths
@@ -24,8 +25,11 @@ _LAYOUT = "layout.json"
 class Checkpoints:
     """Of one stage. Every method is called by all processes at the same step."""
 
-    def __init__(self, ctx: StageContext, engine: Engine, export: Callable[[Path, int], None]) -> None:
+    def __init__(
+        self, ctx: StageContext, engine: Engine, export: Callable[[Path, int], None], source: Source
+    ) -> None:
         """`export(folder, step)` writes the plain model; a collective."""
+        self._source = source
         self._ctx = ctx
         self._engine = engine
         self._export = export
@@ -48,6 +52,7 @@ class Checkpoints:
         self._check_world(found, state)
         self._engine.load(found.path / "engine")
         rng.load(found.path, ctx.world.rank)
+        self._source.load(found.path)
         ctx.report.rewind(state.step)
         ctx.report.event("resumed", step=state.step)
         return state
@@ -105,6 +110,7 @@ class Checkpoints:
         self._engine.save(folder / "engine")
         self._export(folder / "model", state.step)
         rng.save(folder, self._ctx.world.rank)
+        self._source.save(folder)
         if self._ctx.world.main:
             state.save(folder)
             write_json(folder / _LAYOUT, self._engine.layout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,8 @@ class Stepped(NamedTuple):
     """(), fp64: the weight of the global batch."""
     tokens: torch.Tensor
     """(), fp64: tokens of the global batch."""
+    metrics: dict[str, torch.Tensor]
+    """(), this rank's sums of what the objective gives in training."""
 
 
 class Engine:
@@ -92,14 +94,16 @@ class Engine:
         totals = self._sum(torch.tensor([sum(b.weight for b in batches), sum(b.tokens for b in batches)]))
         scale = (self.split.accumulate * self.split.world / totals[0].clamp(min=1.0)).float()
         loss_sum = torch.zeros((), device=self.device)
+        sums: dict[str, torch.Tensor] = {}
         for i, batch in enumerate(batches):
-            loss, _ = self._engine(self._here(batch))
+            loss, found = self._engine(self._here(batch))
             self._engine.backward(loss * scale)
             loss_sum += loss.detach()
+            sums = {k: v.double() + sums.get(k, 0.0) for k, v in found.items()}
             if self._plain and i + 1 == len(batches):
                 self._clip_whole()
             self._engine.step()
-        return Stepped(loss_sum, totals[0], totals[1])
+        return Stepped(loss_sum, totals[0], totals[1], sums)
 
     def measure(self, batches: Iterable[Batch], metrics: Sequence[str]) -> dict[str, float]:
         """Σ / Σ weight of the loss and of each metric over all ranks. Every rank gives equally many
@@ -109,7 +113,7 @@ class Engine:
         try:
             with torch.no_grad():
                 for batch in batches:
-                    loss, found = self._engine(self._here(batch), True)
+                    loss, found = self._engine(self._here(batch), "measure")
                     row = torch.stack([loss.float(), *(found[m].float() for m in metrics)])
                     sums[1:] += row.to(torch.float64).cpu()
                     sums[0] += batch.weight
@@ -119,6 +123,18 @@ class Engine:
         return {
             name: value / max(weight, 1.0) for name, value in zip(["loss", *metrics], values, strict=True)
         }
+
+    def score(self, batches: Iterable[Batch]) -> Iterator[dict[str, torch.Tensor]]:
+        """What the objective's `score` says of each batch, on the CPU. Every rank gives equally many."""
+        training = self._engine.training
+        self._engine.eval()
+        try:
+            with torch.no_grad():
+                for batch in batches:
+                    _, found = self._engine(self._here(batch), "score")
+                    yield {k: v.cpu() for k, v in found.items()}
+        finally:
+            self._engine.train(training)
 
     def grad_norm(self) -> float:
         """2-norm of the last step's gradient before clipping. Waits for the device."""

@@ -1,10 +1,10 @@
-"""The one training loop: every method that trains brings its objective and its rows."""
+"""The one training loop: every method that trains brings its objective and its rows, or a source of them."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -19,17 +19,20 @@ from jobs.runtime import distributed, rng
 from jobs.runtime.errors import JobUserError
 from jobs.train.checkpoint import Checkpoints
 from jobs.train.engine import Engine, Stepped
-from jobs.train.feed import Feed, validation_batches
+from jobs.train.feed import Feed
 from jobs.train.judge import judge
-from jobs.train.objective import Objective
+from jobs.train.objective import Batch, Objective
 from jobs.train.order import Order, mix
 from jobs.train.schedule import total_rows, total_steps
+from jobs.train.source import Source, Supervised
 from jobs.train.split import split_of
 from jobs.train.state import TrainState
 from latentctl.spec.train import TrainSpec
 
 DEBUG_STEPS = 2
 DEBUG_ROWS = 4
+_SHOWN = ("reward", "accuracy")
+"""Of a source's numbers, those that the progress line shows too."""
 
 Reset = Literal["never", "on_stage", "every_epoch"]
 """When AdamW's moments are forgotten. `never`: they come from the checkpoint that the weights come from,
@@ -39,9 +42,11 @@ where there is one."""
 class Trainer:
     """One stage's training, from wherever an earlier attempt left it, to the exported model.
 
-    `rows` and `validation` must be the same on every rank; each rank takes its share. What `latent` gives
-    goes into `latent.json`: every rank asks it at each export, as learned settings may have to be gathered.
-    Needs the process group of `distributed.init(world, deepspeed=True)`. Takes `model` for itself.
+    `rows` and `validation` must be the same on every rank; each rank takes its share. Or `source` makes the
+    batches, of whose epoch `rows` is the size; it is made once engine and split are there. `metrics`: what a
+    validation measures. What `latent` gives goes into `latent.json`: every rank asks it at each export, as
+    learned settings may have to be gathered. Needs the process group of
+    `distributed.init(world, deepspeed=True)`. Takes `model` for itself.
     """
 
     def __init__(
@@ -51,24 +56,21 @@ class Trainer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         objective: Objective,
-        rows: Sequence[Any],
+        rows: Sequence[Any] | int,
         validation: Sequence[Any] | None = None,
+        source: Callable[[Trainer], Source] | None = None,
         latent: Callable[[], dict[str, Any]],
         reset: Reset = "on_stage",
     ) -> None:
         self.ctx, self.tokenizer, self.objective, self.latent = ctx, tokenizer, objective, latent
         self.reset = reset
-        self.rows, self.validation = rows, validation
-        self.train = train = _debugged(ctx.stage.train, ctx.world.size) if ctx.debug else ctx.stage.train
-        _check(train, objective, len(rows), validation)
+        count = rows if isinstance(rows, int) else len(rows)
+        self.train = train = debugged(ctx.stage.train, ctx.world.size) if ctx.debug else ctx.stage.train
+        _check(train, count, validation)
         self.split = split_of(train, world=ctx.world.size, rank=ctx.world.rank)
-        self.total = total_steps(train, len(rows))
-        order = Order(
-            len(rows), batch=train.batch, seed=self._seed("order"), total=total_rows(train, len(rows))
-        )
-        self.feed = Feed(rows, objective, order=order, split=self.split)
+        self.total = total_steps(train, count)
         self.device = distributed.device(ctx.world)
-        self.model = _prepared(model, train, seed=self._seed("lora"))
+        self.model = _prepared(model, train, seed=self.seed("lora"))
         self.engine = Engine(
             self.model,
             objective,
@@ -78,7 +80,9 @@ class Trainer:
             device=self.device,
             dtype=model.dtype,
         )
-        self.checkpoints = Checkpoints(ctx, self.engine, self._export)
+        self.source = source(self) if source else self._supervised(rows, validation)
+        _check_metrics(train, self.source, ("loss", *objective.metrics))
+        self.checkpoints = Checkpoints(ctx, self.engine, self._export, self.source)
         self.state = TrainState(world_size=ctx.world.size)
         self._tokens = torch.zeros((), dtype=torch.float64, device=self.device)
         self._bad = torch.full((), math.inf, dtype=torch.float64, device=self.device)
@@ -90,10 +94,8 @@ class Trainer:
         the loss is no longer a number."""
         self._start()
         state, train = self.state, self.train
-        for batches in self.feed.batches(state.step, self.total, workers=train.workers):
-            if state.stopped:  # by an attempt that was killed before it could finish
-                break
-            if self.reset == "every_epoch" and self.feed.begins_epoch(state.step):
+        for batches in self._batches():
+            if self.reset == "every_epoch" and self.source.begins_epoch(state.step):
                 self.engine.forget()
             stepped = self.engine.step(batches)
             state.step += 1
@@ -110,11 +112,39 @@ class Trainer:
                 self._publish(self.ctx.paths.best)
             if stop and not state.stopped and state.step < self.total:
                 raise Preempted(f"checkpoint of step {state.step} of {self.total} committed")
+            if state.stopped:
+                break
         return self._finish()
+
+    def _batches(self) -> Iterator[list[Batch]]:
+        """Of the steps that are left. Where the source is interrupted, what it has goes into a checkpoint."""
+        if self.state.stopped:  # by an attempt that was killed before it could finish
+            return
+        try:
+            yield from self.source.batches(self.state.step, self.total)
+        except Preempted as error:
+            self._commit()
+            raise Preempted(
+                f"checkpoint of step {self.state.step} of {self.total} committed: {error}"
+            ) from None
+
+    def _supervised(self, rows: Sequence[Any] | int, validation: Sequence[Any] | None) -> Source:
+        assert not isinstance(rows, int), "a number of rows needs a source"
+        end = total_rows(self.train, len(rows))
+        order = Order(len(rows), batch=self.train.batch, seed=self.seed("order"), total=end)
+        feed = Feed(rows, self.objective, order=order, split=self.split)
+        return Supervised(
+            feed,
+            self.engine,
+            self.objective,
+            validation=validation,
+            split=self.split,
+            workers=self.train.workers,
+        )
 
     def _start(self) -> None:
         """Fresh random streams, or everything as the last checkpoint left it."""
-        rng.seed_all(self._seed("rank", self.ctx.world.rank))
+        rng.seed_all(self.seed("rank", self.ctx.world.rank))
         if restored := self.checkpoints.restore():
             self.state = restored
         elif self.reset == "never" and (why := self.checkpoints.take_moments()):
@@ -129,7 +159,7 @@ class Trainer:
         end = step == self.total
         validate = end or (train.eval_every is not None and step % train.eval_every == 0)
         save = end or (train.save_every is not None and step % train.save_every == 0)
-        return validate and self.validation is not None, save
+        return validate and self.source.validates, save
 
     def _count(self, stepped: Stepped) -> None:
         """On the device: waits for nothing."""
@@ -151,9 +181,20 @@ class Trainer:
             "lr": self.engine.last_lr,
             "grad_norm": self.engine.grad_norm(),
             "tokens_per_s": round((state.tokens - tokens) / max(state.seconds - seconds, 1e-9), 1),
-            "epoch": self.feed.epoch(state.step),
+            "epoch": self.source.epoch(state.step),
         }
-        self.ctx.report.log(state.step, **self._shown)
+        more = {**self._means(stepped), **self.source.told()}
+        self.ctx.report.log(state.step, **self._shown, **more)
+        self._shown |= {k: v for k, v in more.items() if k in _SHOWN}
+
+    def _means(self, stepped: Stepped) -> dict[str, float]:
+        """Of what the objective summed up over the global batch; what nothing was summed into is left out."""
+        names = sorted(stepped.metrics)
+        if not names:
+            return {}
+        sums = dict(zip(names, self.engine.total([stepped.metrics[n] for n in names]), strict=True))
+        counts = {n: sums.get(f"{n}_n", float(stepped.weight)) for n in names if not n.endswith("_n")}
+        return {n: sums[n] / count for n, count in counts.items() if count > 0}
 
     def _not_a_number(self) -> None:
         step = -distributed.all_max(-float(self._bad))
@@ -166,9 +207,7 @@ class Trainer:
 
     def _validate(self) -> bool:
         """True where it is the best so far."""
-        assert self.validation is not None
-        batches = validation_batches(self.validation, self.objective, self.split)
-        measured = self.engine.measure(batches, self.objective.metrics)
+        measured = self.source.validate()
         self._since = time.monotonic()
         self.ctx.report.log(self.state.step, **{f"validation_{k}": v for k, v in measured.items()})
         return judge(self.train, self.state, measured)
@@ -192,7 +231,7 @@ class Trainer:
     def _export(self, folder: Path, step: int) -> None:
         export(self.model, self.tokenizer, folder, {**self.latent(), "step": step})
 
-    def _seed(self, *what: int | str) -> int:
+    def seed(self, *what: int | str) -> int:
         return mix(self.ctx.experiment.seed, self.ctx.stage.name, *what)
 
     def _finish(self) -> dict[str, Any]:
@@ -204,11 +243,11 @@ class Trainer:
         return {
             "loss": state.loss,
             "steps": state.step,
-            "epochs": self.feed.epoch(state.step),
+            "epochs": self.source.epoch(state.step),
             "tokens": state.tokens,
             "train_seconds": round(state.seconds, 3),
             "tokens_per_s": round(state.tokens / max(state.seconds, 1e-9), 1),
-            "rows": len(self.rows),
+            "rows": self.source.rows,
             "best": asdict(best) if best else None,
             "validation": state.validation,
             "stopped": state.stopped,
@@ -216,7 +255,7 @@ class Trainer:
         }
 
 
-def _debugged(train: TrainSpec, world: int) -> TrainSpec:
+def debugged(train: TrainSpec, world: int) -> TrainSpec:
     """`submit --debug`: two steps of four rows (or of one a process), validated and saved at the end."""
     batch = max(DEBUG_ROWS // world, 1) * world
     return train.model_copy(
@@ -235,16 +274,18 @@ def _debugged(train: TrainSpec, world: int) -> TrainSpec:
     )
 
 
-def _check(train: TrainSpec, objective: Objective, rows: int, validation: Sequence[Any] | None) -> None:
+def _check(train: TrainSpec, rows: int, validation: Sequence[Any] | None) -> None:
     if rows == 0:
         raise JobUserError("there is not one row to train on")
     if validation is not None and len(validation) == 0:
         raise JobUserError("the validation set has not one row")
-    if train.eval_every is not None and validation is None:
+
+
+def _check_metrics(train: TrainSpec, source: Source, known: Sequence[str]) -> None:
+    if train.eval_every is not None and not source.validates:
         raise JobUserError(
             "train.eval_every is set, but there is nothing to validate on", hint="add `validation:`"
         )
-    known = ("loss", *objective.metrics)
     asked = {
         "train.keep.best": train.keep.best,
         "train.early_stop.metric": train.early_stop and train.early_stop.metric,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import torch
 from torch import nn
@@ -39,7 +39,9 @@ class Outcome(NamedTuple):
     loss: torch.Tensor
     """(), fp32, connected to the graph even for an empty micro-batch."""
     metrics: dict[str, torch.Tensor]
-    """(), each a sum that is divided by the weight like the loss; without gradient. Empty unless measured."""
+    """(), each a sum; without gradient. Measured: divided by the weight like the loss, unless there is a sum
+    NAME_n beside NAME, which then divides it. An objective may give such pairs in training too: they are
+    logged, and their names are the same in every batch."""
 
 
 class Objective(Protocol):
@@ -61,6 +63,18 @@ class Objective(Protocol):
         ...
 
 
+Ask = Literal["loss", "measure", "score"]
+"""What a forward is for."""
+
+
+class Scores(Protocol):
+    """An objective that can also say of each row what it would be trained with."""
+
+    def score(self, model: Any, tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Per row, without gradient; at least one tensor."""
+        ...
+
+
 class Step(nn.Module):
     """Model and objective as the one module that DeepSpeed wraps.
 
@@ -75,6 +89,9 @@ class Step(nn.Module):
             objective  # registered too if it is a module: learned parameters of a method train along
         )
 
-    def forward(self, tensors: dict[str, Any], measure: bool = False) -> tuple[torch.Tensor, dict[str, Any]]:
-        outcome = self.objective.loss(self.model, tensors, measure=measure)
+    def forward(self, tensors: dict[str, Any], ask: Ask = "loss") -> tuple[torch.Tensor, dict[str, Any]]:
+        if ask == "score":
+            found = cast(Scores, self.objective).score(self.model, tensors)
+            return next(iter(found.values())).new_zeros(()), found
+        outcome = self.objective.loss(self.model, tensors, measure=ask == "measure")
         return outcome.loss, {k: v.detach() for k, v in outcome.metrics.items()}

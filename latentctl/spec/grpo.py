@@ -143,12 +143,6 @@ class GrpoSettings(EngineSpec, MethodSettings):
     def _whole(self) -> GrpoSettings:
         if self.local_rows is not None and self.aggregation != "bnpo":
             raise ValueError(f"local_rows belongs to aggregation: bnpo, not {self.aggregation}")
-        if self.updates > 1 and self.latent_loss.kind == "pg" and self.latent_loss.reduction == "sum":
-            if "latent_loss" in self.model_fields_set:
-                raise ValueError(
-                    "latent_loss.reduction: sum serves one update per rollout (minibatches and passes 1): "
-                    "the ratio of a sum over hundreds of dimensions explodes; say mean_over_dims"
-                )
         if self.rollout.ahead and not self.rollout.processes:
             raise ValueError("rollout.ahead needs rollout.processes: engines that generate meanwhile")
         if self.overlong is not None and self.overlong.buffer > self.max_completion_len:

@@ -86,7 +86,8 @@ def _decoding(stage: StageBase, draft: Draft) -> list[Found]:
         )
     key, longest = _longest(said.stop)
     room = stage.sampling.max_new_tokens
-    if longest >= room:
+    unread = stage.settings.trains and stage.validation is None
+    if longest >= room and not unread:
         words = f"up to {longest} latent steps leave no room for text: sampling.max_new_tokens ({room}) "
         words += "counts both"
         hint = f"set sampling.max_new_tokens above {longest}"

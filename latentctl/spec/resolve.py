@@ -12,6 +12,7 @@ from latentctl.spec.engine_rules import engine, text_alone
 from latentctl.spec.experiment import Experiment
 from latentctl.spec.explain import Found
 from latentctl.spec.findings import Invalid
+from latentctl.spec.grpo_rules import grpo
 from latentctl.spec.latent_rules import latent, unsettled
 from latentctl.spec.overrides import Override
 from latentctl.spec.recipe import STAGES, RecipeTop
@@ -86,7 +87,7 @@ def _stage(draft: Draft, source: str) -> tuple[StageBase | None, Node, list[Foun
     stage, new = validate(tree, methods.stage_model(draft.method))
     found += new
     if stage is not None:
-        found += training(stage, draft) + latent(stage, draft) + engine(stage, draft)
+        found += training(stage, draft) + latent(stage, draft) + engine(stage, draft) + grpo(stage, draft)
     return stage, tree, found
 
 

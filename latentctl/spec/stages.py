@@ -148,8 +148,25 @@ def drafts(root: Node) -> tuple[list[Draft], list[Found]]:
             drop = [m for m in methods.METHODS if m != settings.method]
             drop += [key for key, reads in _readers(settings).items() if not reads]
             result.append(Draft(i, name, settings.method, whole.without(*drop), own, name))
+    result = _quiet(result)
     problems += _same_names(names(root), written(root))
     return result, problems
+
+
+def _quiet(drafts: list[Draft]) -> list[Draft]:
+    """Noise that stands at the top of a recipe with rollouts is for them: evaluations take it only where they
+    say it themselves."""
+    if not any(methods.METHODS[d.method].disturbs for d in drafts):
+        return drafts
+    result: list[Draft] = []
+    for draft in drafts:
+        latent, own = draft.node.get("latent"), draft.own.get("latent")
+        said = own is not None and own.get("noise") is not None
+        if latent is None or not latent.is_map or said or methods.METHODS[draft.method].disturbs:
+            result.append(draft)
+        else:
+            result.append(replace(draft, node=draft.node.with_child("latent", latent.without("noise"))))
+    return result
 
 
 def _method_hint(own: Node) -> str | None:

@@ -1,0 +1,161 @@
+"""`method: grpo`: rollouts, rewards, advantages, and a policy gradient on text and latent steps alike."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any, cast
+
+from torch import nn
+
+from jobs.grade.registry import get
+from jobs.grade.rewards import Rewards
+from jobs.methods.asking import Asking
+from jobs.methods.grpo.collecting import Collector
+from jobs.methods.grpo.engine import open_roller
+from jobs.methods.grpo.objective import GrpoObjective
+from jobs.methods.grpo.plan import SetPlan
+from jobs.methods.grpo.policy_model import freeze_embeddings, stores_inputs, without_dropout
+from jobs.methods.grpo.problems import Problems
+from jobs.methods.grpo.source import RolloutSource
+from jobs.methods.grpo.threshold import settled
+from jobs.methods.grpo.validating import Validation
+from jobs.methods.preparing import Preparing
+from jobs.methods.protocol import StageContext
+from jobs.runtime import distributed
+from jobs.runtime.errors import JobUserError
+from jobs.train.loop import Trainer
+from jobs.train.source import Source
+from latentctl.spec.grpo import GrpoSettings
+
+DEBUG_GROUP = 2
+DEBUG_LENGTH = 64
+
+
+class Grpo:
+    """One stage in one process."""
+
+    def __init__(self, ctx: StageContext) -> None:
+        self.ctx = ctx
+        settings = cast(GrpoSettings, ctx.stage.settings)
+        self.settings = debugged(settings) if ctx.debug else settings
+        self.preparing = Preparing(ctx)
+        self.asking = Asking(ctx)
+        self.held = ExitStack()
+
+    def run(self) -> dict[str, Any]:
+        """Train. Returns the numbers of result.json. Raises Preempted, JobUserError."""
+        ctx, settings = self.ctx, self.settings
+        distributed.init(ctx.world, deepspeed=True)
+        self.data, self.held_out = self.preparing.problems()
+        examples = self.preparing.some(self.data.examples)
+        grader = self.data.grader if settings.grader == "auto" else settings.grader
+        get(grader, ctx.experiment.plugins)  # a wrong name is better known before hours of generation
+        self.questions = self.asking.put(self.data, examples)
+        self.tokenizer = self.questions.tokenizer
+        model = self.preparing.model(self.tokenizer)
+        without_dropout(model)
+        self._freeze(model)
+        with self.held:
+            self.rewards = self.held.enter_context(self._rewards(grader))
+            trainer = Trainer(
+                ctx,
+                model=model,
+                tokenizer=self.tokenizer,
+                objective=self._objective(),
+                rows=len(examples) * settings.group_size,
+                source=self._source,
+                latent=self._latent,
+            )
+            numbers = trainer.run()
+        return {**numbers, **self.source.result(), "bad_rows": len(self.data.bad_rows)}
+
+    def _objective(self) -> GrpoObjective:
+        return GrpoObjective(
+            self.settings,
+            latent=self.asking.latent,
+            pad=cast(int, self.tokenizer.pad_token_id),
+            reference=self._reference(),
+        )
+
+    def _reference(self) -> nn.Module | None:
+        """The model as it is before the first step. None where nobody asks, and with LoRA, where it is the
+        policy without its adapters."""
+        if self.settings.kl.beta == 0 or self.ctx.stage.train.lora is not None:
+            return None
+        model = self.preparing.model(self.tokenizer)
+        without_dropout(model)
+        return model.requires_grad_(False).eval()
+
+    def _freeze(self, model: Any) -> None:
+        latent = self.asking.latent
+        if latent is not None and not stores_inputs(latent, self.ctx.stage.disturbance):
+            words = freeze_embeddings(model)
+            if self.ctx.world.main:
+                self.ctx.report.note(f"{self.ctx.stage.name}: note: {words}")
+
+    def _rewards(self, grader: str) -> Rewards:
+        ctx, settings = self.ctx, self.settings
+        return Rewards(
+            settings.rewards,
+            grader,
+            form=self.asking.prompt.form,
+            latent=self.asking.latent,
+            max_len=settings.max_completion_len,
+            model=ctx.stage.model.path,
+            timeout=settings.grade_timeout,
+            plugins=ctx.experiment.plugins,
+        )
+
+    def _source(self, trainer: Trainer) -> Source:
+        ctx, settings = self.ctx, self.settings
+        plan = SetPlan(trainer.split, settings.group_size, settings.minibatches, settings.passes)
+        if plan.rollouts % settings.group_size:
+            raise JobUserError(
+                f"{plan.rollouts} rollouts (train.batch × minibatches) are no whole number of groups of "
+                f"{settings.group_size}",
+                where=f"{ctx.stage.name}.grpo.group_size",
+            )
+        problems = Problems(self.questions, self.asking.prompt, settings, seed=trainer.seed("rollouts"))
+        validation = None if self.held_out is None else self.asking.put(self.held_out, self.held_out.examples)
+        roller = self.held.enter_context(open_roller(ctx, settings, trainer, problems, validation))
+        held_out = None
+        if self.held_out is not None:
+            world = ctx.world
+            held_out = Validation(
+                self.asking, self.held_out, roller, self.rewards, rank=world.rank, size=world.size
+            )
+        collector = Collector(plan, problems, self.rewards, roller, settings)
+        self.source = RolloutSource(ctx, trainer, plan, collector, roller, held_out, settings)
+
+        def measure(count: int) -> list[Any]:
+            self.source.push(0)
+            return self.source.sample("measure", problems.measuring(count)[ctx.world.rank :: ctx.world.size])
+
+        self.source.before_first = lambda: setattr(
+            problems, "disturbance", settled(ctx, ctx.stage.disturbance, measure)
+        )
+        return self.source
+
+    def _latent(self) -> dict[str, Any]:
+        """What an evaluation of the checkpoint needs: noise is the training's alone."""
+        latent = self.asking.latent
+        said = {} if latent is None else latent.model_dump(mode="json", exclude={"noise"})
+        return {
+            **said,
+            "prompt": self.asking.prompt.model_dump(mode="json"),
+            "stage": self.ctx.stage.name,
+            "method": self.ctx.stage.method,
+        }
+
+
+def debugged(settings: GrpoSettings) -> GrpoSettings:
+    """`submit --debug`: groups of two short rollouts, one update."""
+    return settings.model_copy(
+        update={
+            "group_size": DEBUG_GROUP,
+            "max_completion_len": min(DEBUG_LENGTH, settings.max_completion_len),
+            "minibatches": 1,
+            "passes": 1,
+            "overlong": None,
+        }
+    )

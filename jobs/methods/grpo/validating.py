@@ -1,0 +1,71 @@
+"""Validation while the policy trains: answers as an evaluation draws them, without noise."""
+
+from __future__ import annotations
+
+import torch
+
+from jobs.data.load import Loaded
+from jobs.generate.protocol import Sample
+from jobs.grade.rewards import Rewards
+from jobs.methods.asking import Asking, Questions
+from jobs.methods.grpo.problems import Texts, failed, validation_requests
+from jobs.methods.protocol import Preempted
+from jobs.rl.rolling import Roller
+from jobs.runtime import distributed
+from jobs.runtime.errors import JobUserError
+
+
+class Validation:
+    """Of one stage, in one process; each takes every n-th sample."""
+
+    def __init__(
+        self, asking: Asking, held_out: Loaded, roller: Roller, rewards: Rewards, *, rank: int, size: int
+    ) -> None:
+        self.questions: Questions = asking.put(held_out, held_out.examples)
+        self.roller, self.rewards = roller, rewards
+        self.texts = Texts(self.questions, asking.prompt)
+        every = validation_requests(self.questions)
+        self.requests = every[rank::size]
+        places = {e.id: row for row, e in enumerate(self.questions.examples)}
+        self.rows = {(r.id, r.index): places[r.id] for r in self.requests}
+
+    def measure(self, step: int) -> dict[str, float]:
+        """`accuracy` and `reward` over all samples, `tokens` and `truncated`, `latents` where there are any. A
+        sample that could not be graded counts as not correct, as in an evaluation, and not in the reward. A
+        collective; raises Preempted on all ranks where one was told to stop."""
+        key = f"valid-{step:06d}"
+        self.roller.ask(key, self.requests)
+        samples: list[Sample] = []
+        stopped = ""
+        try:
+            samples.extend(self.roller.take(key))
+        except Preempted as error:
+            stopped = str(error)
+        if distributed.all_max(float(bool(stopped))):
+            raise Preempted(stopped or "another process was told to stop")
+        self.roller.done(key)
+        if why := failed(samples):
+            raise JobUserError(f"no validation answer could be generated: {why}")
+        whole = [s for s in samples if s.cause != "error"]
+        judged = self.rewards.judge([self.texts.attempt(self.rows[s.id, s.index], s) for s in whole])
+        right = sum(found.verdict.correct for found in judged)
+        known = [found.total for found in judged if found.total is not None]
+        sums = [
+            len(samples),
+            right,
+            len(known),
+            sum(known),
+            sum(len(s.ids) - s.marker_tokens for s in whole),
+            sum(s.cause == "length" for s in whole),
+            sum(s.latents for s in whole),
+        ]
+        n, right, graded, reward, tokens, truncated, latents = distributed.all_sum(
+            torch.tensor(sums, dtype=torch.float64)
+        ).tolist()
+        found = {
+            "accuracy": right / n,
+            "reward": reward / graded if graded else float("nan"),
+            "tokens": tokens / n,
+            "truncated": truncated / n,
+        }
+        return found | ({"latents": latents / n} if latents else {})
