@@ -1,7 +1,7 @@
-"""A process of the grading pool: `python -m jobs.grade.child GRADER SECONDS MEGABYTES [PLUGIN...]`.
+"""A process of the grading pool: `python -m jobs.grade.child KIND NAME SECONDS MEGABYTES [PLUGIN...]`.
 
-Reads one JSON item a line, writes one JSON verdict a line. An alarm that nobody catches ends the process
-where a grader does not return, even if the parent is gone; so does the end of its input.
+Reads one JSON row a line, writes one JSON answer a line. An alarm that nobody catches ends the process where
+a grader or a reward does not return, even if the parent is gone; so does the end of its input.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from jobs.grade.protocol import Answered, Verdict
+from jobs.grade.protocol import Answered
+from jobs.grade.workers import FAILED, failure
 
 
 def main(argv: list[str]) -> None:
-    name, seconds, megabytes, *plugins = argv
+    kind, name, seconds, megabytes, *plugins = argv
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a grader prints must not reach the answers
+    os.dup2(2, 1)  # whatever is printed must not reach the answers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from jobs.grade.registry import get
-
-    grader = get(name, plugins)
-    if warm := getattr(grader, "warm", None):
+    served, serve = _KINDS[kind](name, plugins)
+    if warm := getattr(served, "warm", None):
         warm()
     with contextlib.suppress(ValueError, OSError):
         limit = int(megabytes) * 2**20
@@ -35,16 +36,40 @@ def main(argv: list[str]) -> None:
     out.flush()
     for line in sys.stdin:
         raw = json.loads(line)
-        item = Answered(raw["text"], raw["gold"], raw["meta"], tuple(raw["markers"]))
         signal.alarm(math.ceil(float(seconds)) + 1)
         try:
-            verdict = grader.grade(item)
+            answer = serve(raw)
         except Exception as error:
-            verdict = Verdict("error", None, f"the grader failed: {type(error).__name__}: {str(error)[:200]}")
+            answer = {FAILED: f"the {kind} failed: {failure(error)}"}
         signal.alarm(0)
-        row = {"status": verdict.status, "extracted": verdict.extracted, "reason": verdict.reason}
-        out.write(json.dumps(row) + "\n")
+        out.write(json.dumps(answer) + "\n")
         out.flush()
+
+
+Served = tuple[Any, Callable[[dict[str, Any]], dict[str, Any]]]
+
+
+def _grader(name: str, plugins: Sequence[str]) -> Served:
+    from jobs.grade.registry import get
+
+    grader = get(name, plugins)
+
+    def serve(raw: dict[str, Any]) -> dict[str, Any]:
+        item = Answered(raw["text"], raw["gold"], raw["meta"], tuple(raw["markers"]))
+        verdict = grader.grade(item)
+        return {"status": verdict.status, "extracted": verdict.extracted, "reason": verdict.reason}
+
+    return grader, serve
+
+
+def _reward(name: str, plugins: Sequence[str]) -> Served:
+    from jobs.grade.rewards.own import get, packed, unpacked
+
+    reward = get(name, plugins)
+    return reward, lambda raw: packed(reward.reward(*unpacked(raw)))
+
+
+_KINDS: dict[str, Callable[[str, Sequence[str]], Served]] = {"grader": _grader, "reward": _reward}
 
 
 if __name__ == "__main__":

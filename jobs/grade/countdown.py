@@ -46,6 +46,9 @@ class _Parser:
     place: int = 0
     depth: int = 0
 
+    by_zero: bool = False
+    """A division by zero was met; the value means nothing."""
+
     def __post_init__(self) -> None:
         self.numbers: list[int] = []
 
@@ -75,9 +78,8 @@ class _Parser:
                 raise NotAnExpression(f"{sign * 2} is not one of + - * /")
             self.place += 1
             right = self._factor()
-            if sign == "/" and right == 0:
-                raise NotAnExpression("division by zero")
-            value = value * right if sign == "*" else value / right
+            self.by_zero |= sign == "/" and right == 0
+            value = value * right if sign == "*" or right == 0 else value / right
         return value
 
     def _factor(self) -> Fraction:
@@ -117,10 +119,19 @@ class _Parser:
 
 def work_out(expression: str) -> tuple[Fraction, list[int]]:
     """(exact value, the numbers used). Raises NotAnExpression in words."""
+    value, numbers = _parsed(expression)
+    if value is None:
+        raise NotAnExpression("division by zero")
+    return value, numbers
+
+
+def _parsed(expression: str) -> tuple[Fraction | None, list[int]]:
+    """The same; the value is None where it divides by zero."""
     if len(expression) > _MAX_LENGTH:
         raise NotAnExpression(f"{len(expression)} characters are too long for an expression")
     parser = _Parser(expression)
-    return parser.parse(), parser.numbers
+    value = parser.parse()
+    return None if parser.by_zero else value, parser.numbers
 
 
 class Countdown:
@@ -136,37 +147,60 @@ class Countdown:
 
     def grade(self, item: Answered) -> Verdict:
         try:
-            nums = [int(n) for n in item.meta["nums"]]
-            target = Fraction(str(item.meta["target"]))
+            nums, target = _nums(item), Fraction(str(item.meta["target"]))
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             return Verdict("error", None, f"meta needs nums and target: {error!r}")
-        text = answer_part(item)
-        if text is None:
-            return Verdict("wrong", None, "the reasoning never ended")
-        found = marked(text) or (Found(text, "the text") if len(text) <= _MAX_LENGTH else None)
-        if found is None:
-            return Verdict("wrong", None, "no <answer>, \\boxed or ### holds an answer")
-        return self._judge(
-            clean(found.text[: 4 * _MAX_LENGTH]), nums, target, use_all=item.meta.get("use_all", True)
-        )
-
-    def _judge(self, text: str, nums: list[int], target: Fraction, *, use_all: bool) -> Verdict:
-        expression = _side(text)
+        expression = _expression(item)
+        if isinstance(expression, Verdict):
+            return expression
         shown = shorten(expression)
         try:
             value, used = work_out(expression)
         except NotAnExpression as error:
             return Verdict("wrong", shown, str(error))
-        extra, unused = Counter(used) - Counter(nums), Counter(nums) - Counter(used)
-        if extra:
-            n = next(iter(extra))
-            times = f"{used.count(n)} times" if n in nums else "which is not given"
-            return Verdict("wrong", shown, f"uses {n} {times}" if n in nums else f"uses {n}, {times}")
-        if unused and use_all:
-            return Verdict("wrong", shown, f"does not use {', '.join(map(str, unused.elements()))}")
+        if reason := _misused(used, nums, item):
+            return Verdict("wrong", shown, reason)
         if value != target:
             return Verdict("wrong", shown, f"gives {value}, not {target}")
         return Verdict("correct", shown, f"gives {target}")
+
+    def uses_the_numbers(self, item: Answered) -> bool:
+        """Whether the answer is an expression over the given numbers, each as often as it may be used,
+        whatever its value. Raises KeyError, TypeError or ValueError where `meta` lacks `nums`."""
+        nums, expression = _nums(item), _expression(item)
+        if isinstance(expression, Verdict):
+            return False
+        try:
+            _, used = _parsed(expression)
+        except NotAnExpression:
+            return False
+        return _misused(used, nums, item) is None
+
+
+def _nums(item: Answered) -> list[int]:
+    return [int(n) for n in item.meta["nums"]]
+
+
+def _expression(item: Answered) -> str | Verdict:
+    """What is written as the expression; a verdict where nothing is."""
+    text = answer_part(item)
+    if text is None:
+        return Verdict("wrong", None, "the reasoning never ended")
+    found = marked(text) or (Found(text, "the text") if len(text) <= _MAX_LENGTH else None)
+    if found is None:
+        return Verdict("wrong", None, "no <answer>, \\boxed or ### holds an answer")
+    return _side(clean(found.text[: 4 * _MAX_LENGTH]))
+
+
+def _misused(used: list[int], nums: list[int], item: Answered) -> str | None:
+    """In words, which number is used too often or not at all; None if none is."""
+    extra, unused = Counter(used) - Counter(nums), Counter(nums) - Counter(used)
+    if extra:
+        n = next(iter(extra))
+        return f"uses {n} {used.count(n)} times" if n in nums else f"uses {n}, which is not given"
+    if unused and item.meta.get("use_all", True):
+        return f"does not use {', '.join(map(str, unused.elements()))}"
+    return None
 
 
 def _side(text: str) -> str:

@@ -1,11 +1,12 @@
 """Where the answer stands in what a model wrote: one order for all graders, so that all arms of a study
 share it.
 
-1. Only what follows the last end marker of the reasoning counts; reasoning that never ended holds no
-answer. 2. The last <answer> block (one that was cut off before its closing tag counts too), else the last
-\\boxed{...} (braces balanced), else the first line with text after the last "###" or "####". A box inside
-an answer block is opened. 3. Nothing of these: the grader's own fallback (numeric: the last number; choice:
-"the answer is B"; others: the text).
+1. Reasoning blocks are taken out, nested ones with what is around them (`jobs.grade.reasoning`); reasoning
+that never ended holds no answer. What follows the last block counts; where it marks no answer and an earlier
+piece outside the blocks has a tag or a box, that one. 2. The last <answer> block (one that was cut off before
+its closing tag counts too), else the last \\boxed{...} (braces balanced), else the first line with text after
+the last "###" or "####". A box inside an answer block is opened. 3. Nothing of these: the grader's own
+fallback (numeric: the last number; choice: "the answer is B"; others: the text).
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from dataclasses import dataclass
 
 from jobs.data.boxed import last_boxed
 from jobs.grade.protocol import Answered
+from jobs.grade.reasoning import parts
 
 _SPECIAL = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?s>")
 _OPEN, _CLOSE = re.compile(r"<answer>", re.IGNORECASE), re.compile(r"</answer>", re.IGNORECASE)
 _HASHES = re.compile(r"#{3,}")
+_EXPLICIT = re.compile(r"<answer>|\\(?:boxed|fbox)", re.IGNORECASE)
+"""Hashes mark headings too: before the reasoning they are no answer."""
 _SIGNS = str.maketrans(
     {"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "*", "✕": "*", "⋅": "*", "·": "*", "∙": "*"}
     | {"÷": "/", "⁄": "/", "∕": "/", "∗": "*", "＝": "=", "’": "'", "\u200b": "", "\ufeff": ""}
@@ -40,13 +44,19 @@ def plain_signs(text: str) -> str:
 
 
 def answer_part(item: Answered) -> str | None:
-    """What the model wrote after its reasoning, special tokens left out; None where the reasoning never
-    ended."""
-    start, end = item.markers
-    _, marker, tail = item.text.rpartition(end) if end else ("", "", item.text)
-    if not marker and start and start in item.text:
+    """What the model wrote as its answer, special tokens left out; None where the reasoning never ended."""
+    found = parts(item.text, *item.markers)
+    if found.open and not found.blocks:
         return None
-    return _SPECIAL.sub("", tail if marker else item.text).strip()
+    *earlier, last = map(without_specials, found.outside)
+    if not marked(last):
+        last = next((p for p in reversed(earlier) if _EXPLICIT.search(p) and marked(p)), last)
+    return last
+
+
+def without_specials(text: str) -> str:
+    """Without special tokens, and without the blanks around what is left."""
+    return _SPECIAL.sub("", text).strip()
 
 
 def marked(text: str) -> Found | None:
@@ -64,6 +74,12 @@ def marked(text: str) -> Found | None:
         rest = text[hashes[-1].end() :].strip()
         return Found(rest.split("\n", 1)[0].strip(), "###") if rest else None
     return None
+
+
+def answer(item: Answered) -> Found | None:
+    """The answer: what is marked as such, else all that stands outside the reasoning; None without any."""
+    text = answer_part(item)
+    return (marked(text) or Found(text, "the text")) if text else None
 
 
 def shorten(text: str, limit: int = 200) -> str:

@@ -108,8 +108,9 @@ class GrpoSettings(EngineSpec, MethodSettings):
     """Importance ratio of each position, or one of each sample: the geometric mean (GSPO,
     arXiv 2507.18071)."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """The ratio is clipped to 1 − clip_low from below."""
     clip_high: float = Field(default=0.2, gt=0)
-    """The ratio is clipped to [1 − clip_low, 1 + clip_high]."""
+    """And to 1 + clip_high from above; 0.28 in DAPO (arXiv 2503.14476)."""
     clip_delta: float | None = Field(default=None, gt=1)
     """Two-sided: the ratio never counts more than this, also where the advantage is negative."""
     kl: KlSpec = Field(default_factory=KlSpec)

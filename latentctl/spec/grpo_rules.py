@@ -32,7 +32,8 @@ def _sizes(stage: StageBase, settings: GrpoSettings, draft: Draft) -> list[Found
         below = rollouts // group * group
         near = f"{below} or {below + group}" if below else str(group)
         hint = f"make train.batch × minibatches {near}, or change group_size"
-        found.append(at(draft, ("grpo", "group_size"), words, hint))
+        said = "group_size" in settings.model_fields_set
+        found.append(at(draft, ("grpo", "group_size") if said else ("train", "batch"), words, hint))
     local = settings.local_rows
     if local is not None and stage.train.batch % local:
         words = f"{stage.train.batch} rollouts of a step are no whole number of local batches of {local}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from importlib import metadata
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, create_model, field_validator, model_validator
 
@@ -246,11 +246,12 @@ class CalibrateSettings(EngineSpec, MethodSettings):
         return values
 
 
+AnySettings = TypeVar("AnySettings", bound=MethodSettings)
 METHODS: dict[str, type[MethodSettings]] = {}
 _STAGES: dict[str, type[StageBase]] = {}
 
 
-def register(settings: type[MethodSettings]) -> type[MethodSettings]:
+def register(settings: type[AnySettings]) -> type[AnySettings]:
     """Make a method known under `settings.method`; usable as a decorator."""
     METHODS[settings.method] = settings
     _STAGES.pop(settings.method, None)

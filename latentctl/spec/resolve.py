@@ -16,6 +16,7 @@ from latentctl.spec.grpo_rules import grpo
 from latentctl.spec.latent_rules import latent, unsettled
 from latentctl.spec.overrides import Override
 from latentctl.spec.recipe import STAGES, RecipeTop
+from latentctl.spec.reward_rules import rewards
 from latentctl.spec.short_forms import SHORT_FORMS, long_form
 from latentctl.spec.stage import StageBase
 from latentctl.spec.stages import Draft
@@ -70,7 +71,7 @@ def resolve(
         trees.append(tree)
         built += [stage] if stage else []
     if len(built) == len(drafts):
-        found += unsettled(built, drafts) + text_alone(built, drafts)
+        found += unsettled(built, drafts) + text_alone(built, drafts) + rewards(built, drafts)
     found = merge_missing(found, root, len(written))
     blocks = [block for d in written if (block := d.node.get(d.method))]  # of a chain, before it became one
     found = found or idle_options(options, root, [*trees, *blocks])

@@ -58,10 +58,8 @@ def measure(folder: Path, rounds: int, steps: int, hidden: int) -> dict[str, flo
 
     def run(self: Any) -> dict[str, Any]:
         bare = _bare(self)
-        batches = self.feed.batches
-        self.feed.batches = lambda *span, workers: _in_turn(
-            batches(*span, workers=workers), bare, steps, pairs
-        )
+        batches = self.source.batches
+        self.source.batches = lambda start, end: _in_turn(batches(start, end), bare, steps, pairs)
         return plain(self)
 
     Trainer.run = run

@@ -16,7 +16,7 @@ from jobs.methods.grpo.problems import Problems, failed, rollout
 from jobs.methods.grpo.table import Table
 from jobs.methods.protocol import Preempted
 from jobs.rl.advantages import zero_variance
-from jobs.rl.rolling import Roller
+from jobs.rl.rolling import Roller, Stopped
 from jobs.rl.rollout import Rollout
 from jobs.runtime import distributed
 from jobs.runtime.errors import JobUserError
@@ -67,6 +67,17 @@ class Collector:
     def asked(self, number: int) -> bool:
         return number in self._asked
 
+    def pending(self) -> dict[str, list[int]]:
+        """Sets that were asked and not taken, for a checkpoint."""
+        return {str(number): places for number, places in self._asked.items()}
+
+    def restore(self, cursor: int, pending: dict[str, list[int]]) -> None:
+        """Go on as a checkpoint says: what was asked is asked again."""
+        self.cursor = cursor
+        self._asked = {int(number): places for number, places in pending.items()}
+        for number, places in self._asked.items():
+            self._send(number, 0, dict(enumerate(places)))
+
     def take(self, number: int, version: int) -> Collected:
         """The set, whole. `version`: of the policy now. A collective. Raises Preempted on all ranks where one
         was told to stop, JobUserError where nothing could be generated."""
@@ -87,7 +98,7 @@ class Collector:
             for place in [p for p in held if int(self.groups[p]) in drawn]:
                 del held[place]
             self._send(number, rounds, drawn)
-        self.roller.done(number)
+        self.roller.done(_key(number, 0))
         told = {"rollout_seconds": time.monotonic() - begin, "redrawn_rounds": float(rounds)}
         return Collected(sorted(held.values(), key=lambda r: r.place), table, self.groups, told)
 
@@ -118,7 +129,7 @@ class Collector:
                 place, at, request = where.pop((sample.id, sample.index))
                 came.append((at, rollout(place, place // self.plan.group, request, sample)))
             stopped = ""
-        except Preempted as error:
+        except Stopped as error:
             stopped = str(error)
         if distributed.all_max(float(bool(stopped))):
             raise Preempted(stopped or "another process was told to stop")

@@ -17,8 +17,7 @@ from jobs.methods.grpo.plan import SetPlan
 from jobs.methods.grpo.policy_model import freeze_embeddings, stores_inputs, without_dropout
 from jobs.methods.grpo.problems import Problems
 from jobs.methods.grpo.source import RolloutSource
-from jobs.methods.grpo.threshold import settled
-from jobs.methods.grpo.validating import Validation
+from jobs.methods.grpo.validating import Held, Validation
 from jobs.methods.preparing import Preparing
 from jobs.methods.protocol import StageContext
 from jobs.runtime import distributed
@@ -116,24 +115,13 @@ class Grpo:
                 where=f"{ctx.stage.name}.grpo.group_size",
             )
         problems = Problems(self.questions, self.asking.prompt, settings, seed=trainer.seed("rollouts"))
-        validation = None if self.held_out is None else self.asking.put(self.held_out, self.held_out.examples)
-        roller = self.held.enter_context(open_roller(ctx, settings, trainer, problems, validation))
-        held_out = None
-        if self.held_out is not None:
-            world = ctx.world
-            held_out = Validation(
-                self.asking, self.held_out, roller, self.rewards, rank=world.rank, size=world.size
-            )
+        longest = [problems.request(place, 0) for place in range(len(problems))]
+        held_out = None if self.held_out is None else Held(self.asking, self.held_out)
+        longest += held_out.requests if held_out else []
+        roller = self.held.enter_context(open_roller(ctx, settings, trainer, longest))
+        validation = None if held_out is None else Validation(held_out, roller, self.rewards, ctx.world)
         collector = Collector(plan, problems, self.rewards, roller, settings)
-        self.source = RolloutSource(ctx, trainer, plan, collector, roller, held_out, settings)
-
-        def measure(count: int) -> list[Any]:
-            self.source.push(0)
-            return self.source.sample("measure", problems.measuring(count)[ctx.world.rank :: ctx.world.size])
-
-        self.source.before_first = lambda: setattr(
-            problems, "disturbance", settled(ctx, ctx.stage.disturbance, measure)
-        )
+        self.source = RolloutSource(ctx, trainer, plan, collector, roller, validation, settings)
         return self.source
 
     def _latent(self) -> dict[str, Any]:

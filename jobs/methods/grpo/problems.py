@@ -48,7 +48,7 @@ class Problems:
         if thoughts is not None:
             thoughts = replace(thoughts, disturbance=self.disturbance, record=True)
         name = f"{place}:{asked.id}"
-        return replace(asked, id=name, sampling=self.sampling, thoughts=thoughts, markers=None, tempered=True)
+        return replace(asked, id=name, sampling=self.sampling, thoughts=thoughts, markers=None)
 
     def attempt(self, place: int, sample: Sample) -> Attempt:
         """What the rewards are asked about."""
@@ -83,6 +83,7 @@ class Texts:
             prompt=shown["prompt"],
             latents=sample.latents,
             truncated=sample.cause == "length",
+            tokens=len(sample.ids) - sample.marker_tokens,
         )
 
 

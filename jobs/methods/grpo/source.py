@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from jobs.generate.protocol import Request, Sample
-from jobs.methods.grpo.collecting import Collected, Collector
+from jobs.methods.grpo.collecting import Collector
 from jobs.methods.grpo.objective import GrpoObjective
 from jobs.methods.grpo.plan import SetPlan
 from jobs.methods.grpo.rows import GrpoRow
@@ -82,8 +82,7 @@ class RolloutSource:
     def validate(self) -> dict[str, float]:
         assert self.validation is not None, "there is nothing to validate on"
         self._push(self.step)
-        found = self.validation.measure(self.step)
-        return {"loss": float("nan"), **found}
+        return self.validation.measure(self.step)
 
     def told(self) -> dict[str, float]:
         return self._told
@@ -142,7 +141,7 @@ class RolloutSource:
                 self.collector.ask(number + ahead)
         collected = self.collector.take(number, step)
         scored = time.monotonic()
-        self.held, told = self.teaching.rows(collected, step)
+        self.held, told = self.teaching.rows(collected)
         now = time.monotonic()
         self._told = {
             **collected.table.told(),
@@ -151,12 +150,6 @@ class RolloutSource:
             "score_seconds": now - scored,
             "set_seconds": now - begin,
         }
-        self._write(collected)
-
-    def _write(self, collected: Collected) -> None:
-        """The first group's rollouts, for people."""
-        if not self.ctx.world.main:
-            return
 
     def _seen(self, step: int) -> float:
         return step * self.plan.split.batch / self.plan.passes / self.rows

@@ -9,24 +9,28 @@ from jobs.generate.protocol import Sample
 from jobs.grade.rewards import Rewards
 from jobs.methods.asking import Asking, Questions
 from jobs.methods.grpo.problems import Texts, failed, validation_requests
-from jobs.methods.protocol import Preempted
-from jobs.rl.rolling import Roller
+from jobs.methods.protocol import Preempted, World
+from jobs.rl.rolling import Roller, Stopped
 from jobs.runtime import distributed
 from jobs.runtime.errors import JobUserError
+
+
+class Held:
+    """The validation problems of a stage as requests."""
+
+    def __init__(self, asking: Asking, data: Loaded) -> None:
+        self.questions: Questions = asking.put(data, data.examples)
+        self.texts = Texts(self.questions, asking.prompt)
+        self.requests = validation_requests(self.questions)
 
 
 class Validation:
     """Of one stage, in one process; each takes every n-th sample."""
 
-    def __init__(
-        self, asking: Asking, held_out: Loaded, roller: Roller, rewards: Rewards, *, rank: int, size: int
-    ) -> None:
-        self.questions: Questions = asking.put(held_out, held_out.examples)
-        self.roller, self.rewards = roller, rewards
-        self.texts = Texts(self.questions, asking.prompt)
-        every = validation_requests(self.questions)
-        self.requests = every[rank::size]
-        places = {e.id: row for row, e in enumerate(self.questions.examples)}
+    def __init__(self, held: Held, roller: Roller, rewards: Rewards, world: World) -> None:
+        self.roller, self.rewards, self.texts = roller, rewards, held.texts
+        self.requests = held.requests[world.rank :: world.size]
+        places = {e.id: row for row, e in enumerate(held.questions.examples)}
         self.rows = {(r.id, r.index): places[r.id] for r in self.requests}
 
     def measure(self, step: int) -> dict[str, float]:
@@ -39,7 +43,7 @@ class Validation:
         stopped = ""
         try:
             samples.extend(self.roller.take(key))
-        except Preempted as error:
+        except Stopped as error:
             stopped = str(error)
         if distributed.all_max(float(bool(stopped))):
             raise Preempted(stopped or "another process was told to stop")

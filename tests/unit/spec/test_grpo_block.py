@@ -1,0 +1,149 @@
+"""GRPO and the disturbance of latent steps: what a recipe may say, and what cannot stand together."""
+
+from __future__ import annotations
+
+import pytest
+from spec_recipes import HEAD, Recipes
+
+from latentctl.spec.disturbance import TargetRatio
+from latentctl.spec.grpo import GrpoSettings
+
+NOISY = "latent: {input: soft, stop: 6, noise: {kind: concrete}}\n"
+
+
+def stage(text: str) -> str:
+    return f"{HEAD}method: grpo\n{text.rstrip()}\n"
+
+
+BAD = [
+    (
+        "grpo: {group_size: 1}",
+        "r.yaml:4:20: grpo.group_size: 1: expected a whole number",
+    ),
+    (
+        "train: {batch: 12}",
+        "r.yaml:4:9: train.batch: 12 rollouts (train.batch × minibatches) are no whole number of groups of 8\n"
+        "hint: make train.batch × minibatches 8 or 16, or change group_size",
+    ),
+    (
+        "grpo: {group_size: 5}\ntrain: {batch: 4}",
+        "r.yaml:4:8: grpo.group_size: 4 rollouts (train.batch × minibatches) are no whole number of groups of 5",
+    ),
+    (
+        "grpo: {local_rows: 4}",
+        "r.yaml:4:8: grpo: local_rows belongs to aggregation: bnpo, not dapo",
+    ),
+    (
+        "grpo: {aggregation: bnpo, local_rows: 5}",
+        "r.yaml:4:27: grpo.local_rows: 32 rollouts of a step are no whole number of local batches of 5",
+    ),
+    (
+        "grpo: {aggregation: bnpo, group_size: 16, minibatches: 4}\ntrain: {batch: 8}",
+        "r.yaml:4:8: grpo.aggregation: its local batch is a group of 16, and a step has 8 rollouts",
+    ),
+    (
+        "grpo: {rollout: {ahead: 1}}",
+        "r.yaml:4:8: grpo: rollout.ahead needs rollout.processes: engines that generate meanwhile",
+    ),
+    (
+        "grpo: {overlong: {buffer: 500}}",
+        "r.yaml:4:8: grpo: overlong.buffer (500) is longer than max_completion_len (256)",
+    ),
+    (
+        "disturbance: {entropy_threshold: 1.0}\nlatent: {input: soft, stop: 6}",
+        "r.yaml:4:1: disturbance: does nothing without noise to apply\nhint: add latent.noise, such as",
+    ),
+    (
+        "disturbance: {entropy_threshold: 1.0}\nlatent: {input: none}",
+        "r.yaml:4:1: disturbance: does nothing without latent steps",
+    ),
+    (
+        "disturbance: {max_ratio: 0}\n" + NOISY,
+        "r.yaml:4:26: disturbance.max_ratio: 0: expected a number above 0 and at most 1",
+    ),
+    (
+        "disturbance: {entropy_threshold: {target_ratio: 1.5}}\n" + NOISY,
+        "r.yaml:4:49: disturbance.entropy_threshold.target_ratio: 1.5: expected a number above 0 and below 1",
+    ),
+    (
+        "grpo: {latent_loss: {kind: l2}}",
+        "r.yaml:4:22: grpo.latent_loss.kind: l2 is about disturbed latent steps, and there is no noise",
+    ),
+    (
+        "grpo: {latent_loss: {kind: kl}}\nlatent: {input: soft, stop: 6, noise: {kind: gaussian}}",
+        "r.yaml:4:22: grpo.latent_loss.kind: kl compares weights of tokens, and this noise falls on the vector",
+    ),
+    (
+        "grpo: {passes: 2}\n" + NOISY,
+        "r.yaml:4:1: grpo: 2 updates on one set of rollouts: after the first the ratio of a latent step's whole "
+        "density explodes\nhint: say latent_loss: {reduction: mean_over_dims}, or minibatches: 1 and passes: 1",
+    ),
+    (
+        "grpo: {max_completion_len: 50}\nlatent: {input: soft, stop: 60}",
+        "r.yaml:5:23: latent.stop: up to 60 latent steps leave no room for text within grpo.max_completion_len "
+        "(50), which counts both\nhint: set grpo.max_completion_len above 60",
+    ),
+    (
+        "train: {max_len: 99}",
+        "r.yaml:4:9: train.max_len: does nothing to rollouts\nhint: grpo.max_completion_len bounds rollouts",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), BAD, ids=[t.replace("\n", " ") for t, _ in BAD])
+def test_what_cannot_stand_together(recipes: Recipes, text: str, expected: str) -> None:
+    (line,) = recipes.lines(stage(text))
+    assert line.startswith(expected)
+
+
+def test_a_disturbance_belongs_to_rollouts_alone(recipes: Recipes) -> None:
+    (line,) = recipes.lines(f"{HEAD}method: eval\ndisturbance: {{max_ratio: 0.1}}\n")
+    assert line.startswith("r.yaml:4:1: disturbance: does nothing: there is no stage that reads it")
+
+
+def test_a_threshold_is_a_number_or_a_ratio_to_calibrate(recipes: Recipes) -> None:
+    number = recipes.point(stage("disturbance: {entropy_threshold: 1.2}\n" + NOISY)).experiment.stages[0]
+    ratio = recipes.point(
+        stage("disturbance: {entropy_threshold: {target_ratio: 0.05}}\n" + NOISY)
+    ).experiment.stages[0]
+    assert number.disturbance is not None
+    assert number.disturbance.entropy_threshold == 1.2
+    assert ratio.disturbance is not None
+    assert ratio.disturbance.entropy_threshold == TargetRatio(target_ratio=0.05)
+
+
+def test_noise_at_the_top_is_for_rollouts_and_not_for_evaluations(recipes: Recipes) -> None:
+    text = f"""\
+    {HEAD.strip().replace(chr(10), chr(10) + "    ")}
+    latent: {{input: soft, stop: 6, noise: {{kind: concrete}}}}
+    stages:
+      - grpo
+      - eval
+      - {{name: noisy, method: eval, latent: {{noise: {{kind: dirichlet}}}}}}
+    """
+    stages = recipes.point(text).experiment.stages
+    kinds = {s.name: s.latent and s.latent.noise and s.latent.noise.kind for s in stages}
+    assert kinds == {"grpo": "concrete", "eval": None, "noisy": "dirichlet"}
+
+
+def test_without_rollouts_noise_at_the_top_is_for_evaluations(recipes: Recipes) -> None:
+    point = recipes.point(f"{HEAD}method: eval\n{NOISY}")
+    latent = point.experiment.stages[0].latent
+    assert latent is not None
+    assert latent.noise is not None
+
+
+def test_a_long_rollout_needs_no_room_in_sampling_unless_there_is_validation(recipes: Recipes) -> None:
+    text = "grpo: {max_completion_len: 900}\nlatent: {input: soft, stop: 800}\n"
+    recipes.point(stage(text))
+    more = text + "validation: gsm8k\ntrain: {eval_every: 5}\n"
+    (line,) = recipes.lines(stage(more))
+    assert "up to 800 latent steps leave no room for text: sampling.max_new_tokens (256)" in line
+    recipes.point(stage(more + "sampling: {max_new_tokens: 1000}\n"))
+
+
+def test_every_key_says_what_it_means() -> None:
+    unsaid = {"temperature", "precision"}
+    lacking = [k for k, f in GrpoSettings.model_fields.items() if not f.description and k not in unsaid]
+    described = {"kl", "mismatch", "overlong", "latent_loss", "rewards", "rollout"}  # their classes say it
+    assert set(lacking) <= described
