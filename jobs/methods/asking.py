@@ -47,10 +47,14 @@ class Asking:
             words = f"latent.{part} is the recipe's, {here}; the checkpoint was trained with {there}"
             print(f"{ctx.stage.name}: note: {words}", file=sys.stderr, flush=True)
 
-    def put(self, data: Loaded, examples: Sequence[Example]) -> Questions:
-        """The examples as this stage's model gets them."""
-        plain = Renderer(None, self.prompt, data.instruction)
-        tokenizer = load_tokenizer(self.ctx.stage, self.ctx.source, lambda: plain.texts(examples))
+    def put(self, data: Loaded, examples: Sequence[Example], *, tokenizer: Any = None) -> Questions:
+        """The examples as this stage's model gets them; `tokenizer`: the stage's, where it is there already."""
+        if tokenizer is None:
+            plain = Renderer(None, self.prompt, data.instruction)
+            target = "answer" if self.prompt.form == "answer" else "cot"
+            tokenizer = load_tokenizer(
+                self.ctx.stage, self.ctx.source, lambda: plain.texts(examples, target)
+            )
         renderer = Renderer(tokenizer, self.prompt, data.instruction)
         return Questions(self, renderer, examples)
 

@@ -43,30 +43,34 @@ class Grpo:
 
     def run(self) -> dict[str, Any]:
         """Train. Returns the numbers of result.json. Raises Preempted, JobUserError."""
+        with self.held:
+            numbers = self.prepare().run()
+        return {**numbers, **self.source.result(), "bad_rows": len(self.data.bad_rows)}
+
+    def prepare(self) -> Trainer:
+        """The training before its first step. What it opened is closed with `held`."""
         ctx, settings = self.ctx, self.settings
         distributed.init(ctx.world, deepspeed=True)
         self.data, self.held_out = self.preparing.problems()
         examples = self.preparing.some(self.data.examples)
         grader = self.data.grader if settings.grader == "auto" else settings.grader
         get(grader, ctx.experiment.plugins)  # a wrong name is better known before hours of generation
-        self.questions = self.asking.put(self.data, examples)
-        self.tokenizer = self.questions.tokenizer
+        target = "answer" if self.asking.prompt.form == "answer" else "cot"
+        self.tokenizer = self.preparing.tokenizer((self.data, self.held_out), target, "auto")
+        self.questions = self.asking.put(self.data, examples, tokenizer=self.tokenizer)
         model = self.preparing.model(self.tokenizer)
         without_dropout(model)
         self._freeze(model)
-        with self.held:
-            self.rewards = self.held.enter_context(self._rewards(grader))
-            trainer = Trainer(
-                ctx,
-                model=model,
-                tokenizer=self.tokenizer,
-                objective=self._objective(),
-                rows=len(examples) * settings.group_size,
-                source=self._source,
-                latent=self._latent,
-            )
-            numbers = trainer.run()
-        return {**numbers, **self.source.result(), "bad_rows": len(self.data.bad_rows)}
+        self.rewards = self.held.enter_context(self._rewards(grader))
+        return Trainer(
+            ctx,
+            model=model,
+            tokenizer=self.tokenizer,
+            objective=self._objective(),
+            rows=len(examples) * settings.group_size,
+            source=self._source,
+            latent=self._latent,
+        )
 
     def _objective(self) -> GrpoObjective:
         return GrpoObjective(
@@ -116,7 +120,7 @@ class Grpo:
             )
         problems = Problems(self.questions, self.asking.prompt, settings, seed=trainer.seed("rollouts"))
         longest = [problems.request(place, 0) for place in range(len(problems))]
-        held_out = None if self.held_out is None else Held(self.asking, self.held_out)
+        held_out = None if self.held_out is None else Held(self.asking, self.held_out, self.tokenizer)
         longest += held_out.requests if held_out else []
         roller = self.held.enter_context(open_roller(ctx, settings, trainer, longest))
         validation = None if held_out is None else Validation(held_out, roller, self.rewards, ctx.world)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from jobs.data.load import Loaded
@@ -18,8 +20,8 @@ from jobs.runtime.errors import JobUserError
 class Held:
     """The validation problems of a stage as requests."""
 
-    def __init__(self, asking: Asking, data: Loaded) -> None:
-        self.questions: Questions = asking.put(data, data.examples)
+    def __init__(self, asking: Asking, data: Loaded, tokenizer: Any) -> None:
+        self.questions: Questions = asking.put(data, data.examples, tokenizer=tokenizer)
         self.texts = Texts(self.questions, asking.prompt)
         self.requests = validation_requests(self.questions)
 

@@ -89,9 +89,9 @@ class Case:
         return json.loads((Path(self.root) / f"result-{self.attempt}.json").read_text())
 
 
-def run_case(case: Case, *, rank: int = 0, size: int = 1) -> Any:
-    """One attempt in this process. Returns what the method's `run` gives, or PREEMPTED."""
-    from jobs.methods.protocol import Preempted, StageContext, World
+def context(case: Case, *, rank: int = 0, size: int = 1) -> Any:
+    """The stage's `StageContext` in this process."""
+    from jobs.methods.protocol import StageContext, World
     from jobs.runtime.reporter import Reporter
     from jobs.runtime.signals import StopFlag
     from latentctl.record.paths import RunPaths
@@ -99,14 +99,13 @@ def run_case(case: Case, *, rank: int = 0, size: int = 1) -> Any:
 
     spec = Experiment.model_validate(case.experiment)
     stage = spec.stages[0]
-    module, _, name = type(stage.settings).implementation.partition(":")
     run = RunPaths(Path(case.root))
     job = run.job("train")
     job.attempt(case.attempt).root.mkdir(parents=True, exist_ok=True)
     stop = StopFlag()
     if case.stop_at is not None:
         stop.install()
-    ctx = StageContext(
+    return StageContext(
         run=run,
         job=job,
         paths=job.stage(stage.name),
@@ -120,6 +119,14 @@ def run_case(case: Case, *, rank: int = 0, size: int = 1) -> Any:
         data_dir=None,
         debug=case.debug,
     )
+
+
+def run_case(case: Case, *, rank: int = 0, size: int = 1) -> Any:
+    """One attempt in this process. Returns what the method's `run` gives, or PREEMPTED."""
+    from jobs.methods.protocol import Preempted
+
+    ctx = context(case, rank=rank, size=size)
+    module, _, name = type(ctx.stage.settings).implementation.partition(":")
     restore = _signal_after(case) if rank == case.on_rank else lambda: None
     try:
         result: Any = getattr(importlib.import_module(module), name)(ctx).run()

@@ -1,0 +1,231 @@
+"""What a GRPO step costs here over one of TRL's GRPOTrainer: same model, prompts, group size and lengths.
+
+Both train side by side in one process: after every step of TRL's trainer ours takes one, rollout, rewards, loss
+and optimizer included. Measured is CPU time of the process on one thread; a ratio is formed in each round.
+
+    python tests/bench/bench_grpo.py [--rounds 9] [--engine transformers|vllm] [--json FILE]
+
+vLLM's CPU build wants `tests/vllm/start python tests/bench/bench_grpo.py --engine vllm`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TARGETS = {"transformers": 0.88, "vllm": 0.78}
+VOCAB, HIDDEN, LAYERS = 2048, 256, 4
+PROMPTS, GROUP, NEW, LONG = 4, 4, 64, 60
+
+REWARD = '''
+"""The share of different words: anything that both sides can work out."""
+from jobs.grade.rewards import register
+
+
+class Different:
+    name = "different"
+    pooled = False
+
+    def reward(self, attempt, verdict):
+        words = attempt.text.split()
+        return len(set(words)) / max(1, len(words))
+
+
+register(Different())
+'''
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A GRPO step over TRL's.")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--engine", choices=list(TARGETS), default="transformers")
+    parser.add_argument("--json", type=Path, help="write the numbers there")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), options.rounds, options.engine)
+    target = TARGETS[options.engine]
+    print(
+        f"GRPO step with {options.engine}: {found['ours']:.3f} s CPU, TRL {found['trl']:.3f} s; ratio "
+        f"{found['ratio']:.3f} (target {target}), quartiles {found['low']:.3f} to {found['high']:.3f}"
+    )
+    print("  ours: " + ", ".join(f"{k} {v:.3f} s" for k, v in found["parts"].items()))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0 if found["ratio"] <= target else 1
+
+
+def measure(folder: Path, rounds: int, engine: str) -> dict[str, Any]:
+    import torch
+    from trl import GRPOConfig, GRPOTrainer
+
+    torch.set_num_threads(1)
+    model, tokenizer = tiny(folder / "model")
+    rng = random.Random(0)
+    lengths = [int(LONG * (0.6 + 0.8 * i / (PROMPTS - 1))) for i in range(PROMPTS)]
+    prompts = [
+        " ".join(f"w{rng.randrange(2, VOCAB)}" for _ in range(lengths[i % PROMPTS]))
+        for i in range(PROMPTS * (rounds + 2))
+    ]
+    step = ours(folder, prompts, rounds + 2, engine)
+    pairs: list[tuple[float, float]] = []
+    trl = GRPOTrainer(
+        model=model,
+        reward_funcs=lambda completion_ids, **_: [len(set(c)) / max(1, len(c)) for c in completion_ids],
+        args=GRPOConfig(
+            output_dir=str(folder / "trl"),
+            per_device_train_batch_size=PROMPTS * GROUP,
+            num_generations=GROUP,
+            max_completion_length=NEW,
+            beta=0.0,
+            max_steps=rounds + 1,
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            logging_steps=10**6,
+            save_strategy="no",
+            learning_rate=1e-6,
+            gradient_checkpointing=False,
+            disable_tqdm=True,
+            shuffle_dataset=False,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+        ),
+        train_dataset=_dataset(prompts),
+        processing_class=tokenizer,
+        callbacks=[_beside(step, pairs)],
+    )
+    trl.train()
+    ratios = [mine / theirs for mine, theirs in pairs[1:]]  # the first round warms up
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return {
+        "ratio": statistics.median(ratios),
+        "low": low,
+        "high": high,
+        "ours": statistics.median(mine for mine, _ in pairs[1:]),
+        "trl": statistics.median(theirs for _, theirs in pairs[1:]),
+        "parts": {k: statistics.median(v[1:]) for k, v in step.parts.items()},
+    }
+
+
+def tiny(folder: Path) -> tuple[Any, Any]:
+    """A random Qwen3 and a tokenizer of whole words, also written to `folder`."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    words = {"<pad>": 0, "<eos>": 1, **{f"w{i}": i for i in range(2, VOCAB)}}
+    raw = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", padding_side="left"
+    )
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=VOCAB,
+        hidden_size=HIDDEN,
+        intermediate_size=3 * HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HIDDEN // 64,
+        num_key_value_heads=HIDDEN // 128,
+        head_dim=64,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    model = Qwen3ForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model, tokenizer
+
+
+def ours(folder: Path, prompts: list[str], steps: int, engine: str) -> Any:
+    """One optimizer step of `method: grpo` at each call, as a run does it."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "train"))
+    import train_harness as harness
+
+    from jobs.grade.rewards import own
+    from jobs.methods.grpo import Grpo
+
+    plugin = folder / "different.py"
+    plugin.write_text(REWARD)
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"question": p, "answer": "w2"}) + "\n" for p in prompts))
+    recipe = harness.experiment(
+        rows,
+        {"lr": 1e-6, "batch": PROMPTS * GROUP, "micro_batch": PROMPTS * GROUP, "steps": steps},
+        name="grpo",
+        method="grpo",
+        model={"path": str(folder / "model")},
+        dataset={"path": str(rows)},
+        prompt={"form": "answer", "template": "plain"},
+        grpo={
+            "group_size": GROUP,
+            "max_completion_len": NEW,
+            "engine": engine,
+            "precision": "fp32",
+            "zero_variance": "keep",
+            "grader": "exact",
+            "rewards": {"correctness": 0, "own": {"different": 1.0}},
+        },
+    )
+    recipe["plugins"] = [str(plugin)]
+    ctx = harness.context(harness.Case(str(folder / "run"), recipe, source=str(folder / "model")))
+    method = Grpo(ctx)
+    trainer = method.prepare()
+    batches = trainer.source.batches(0, steps)
+    parts: dict[str, list[float]] = {"rollouts": [], "update": []}
+
+    def step() -> None:
+        begin = time.process_time()
+        made = next(batches)
+        middle = time.process_time()
+        trainer.engine.step(made)
+        parts["rollouts"].append(middle - begin)
+        parts["update"].append(time.process_time() - middle)
+
+    step.parts = parts  # type: ignore[attr-defined]
+    assert own
+    return step
+
+
+def _dataset(prompts: list[str]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict({"prompt": prompts})
+
+
+def _beside(step: Callable[[], None], pairs: list[tuple[float, float]]) -> Any:
+    from transformers import TrainerCallback
+
+    class Beside(TrainerCallback):
+        """After each of TRL's steps one of ours."""
+
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.begin = time.process_time()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            theirs = time.process_time() - self.begin
+            begin = time.process_time()
+            step()
+            pairs.append((time.process_time() - begin, theirs))
+
+    return Beside()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""GRPO as a whole: it learns, it validates, it goes on after a stop as if nothing had happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import grpo_world as world
+import pytest
+import torch
+from grpo_world import harness
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return harness.write_rows(tmp_path / "rows.jsonl", 12)
+
+
+def run(folder: Path, recipe: dict[str, Any], **case: Any) -> harness.Case:
+    made = harness.Case(str(folder), recipe, **case)
+    harness.run_case(made)
+    return made
+
+
+def weights(case: harness.Case) -> dict[str, torch.Tensor]:
+    return load_file(case.stage / "model" / "model.safetensors")
+
+
+def test_the_reward_rises(tmp_path: Path, rows: Path) -> None:
+    done = run(tmp_path / "run", world.recipe(rows, train={"steps": 25, "lr": 1e-2}))
+    rewards = [r["reward"] for r in done.rows() if "reward" in r]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1
+    assert done.result()["steps"] == 25
+
+
+def test_a_stop_between_steps_and_a_resume_change_nothing(tmp_path: Path, rows: Path) -> None:
+    recipe = world.recipe(rows)
+    whole = run(tmp_path / "whole", recipe)
+    stopped = run(tmp_path / "stopped", recipe, stop_at=2)
+    assert stopped.result() == harness.PREEMPTED
+    resumed = run(tmp_path / "stopped", recipe, attempt=2)
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[name]), name
+    assert whole.losses() == resumed.losses()
+
+
+def test_a_resume_within_a_set_trains_on_the_same_rollouts(tmp_path: Path, rows: Path) -> None:
+    recipe = world.recipe(rows, grpo={"minibatches": 2, "passes": 2}, train={"steps": 8, "batch": 8})
+    whole = run(tmp_path / "whole", recipe)
+    run(tmp_path / "stopped", recipe, stop_at=3)
+    resumed = run(tmp_path / "stopped", recipe, attempt=2)
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[name]), name
+
+
+def test_validation_counts_accuracy_and_reward_without_touching_training(tmp_path: Path, rows: Path) -> None:
+    plain = run(tmp_path / "plain", world.recipe(rows))
+    recipe = world.recipe(
+        rows,
+        train={"eval_every": 2, "keep": {"best": "reward"}},
+        validation=harness.dataset(rows),
+        sampling={"temperature": 1.0, "samples": 2, "max_new_tokens": 10},
+    )
+    validated = run(tmp_path / "validated", recipe)
+    found = [r for r in validated.rows() if "validation_reward" in r]
+    assert [r["step"] for r in found] == [2, 4]
+    assert all(0 <= r["validation_accuracy"] <= 1 and 0 < r["validation_reward"] <= 1 for r in found)
+    assert plain.losses() == validated.losses()
+    assert validated.result()["best"]["metric"] == "reward"
