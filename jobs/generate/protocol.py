@@ -77,6 +77,8 @@ class Request:
     bound."""
     thoughts: Thoughts | None = None
     """None: text alone."""
+    tempered: bool = False
+    """Log-probs are those at the temperature of `sampling` instead of 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Sample:
     """Generated token ids, without the prompt, without the end-of-sequence token."""
     logps: list[float]
     """Log-prob of each generated token under the distribution it was drawn from before filters, at
-    temperature 1."""
+    temperature 1 (see `Request.tempered`)."""
     cause: StopCause
     forced: int = 0
     """How many tokens were forced rather than drawn: by the think budget or at the end of a latent span."""

@@ -8,7 +8,8 @@ from typing import Any
 from jobs.generate.protocol import LatentCause, Request, Sample, StopCause, Thought
 from jobs.generate.text import Stream, decode
 from jobs.generate.thoughts import last_step
-from jobs.generate.trace import Trace
+from jobs.generate.trace import Recording, Trace
+from jobs.latent.actions import Actions
 from jobs.latent.knobs import CLOSING, LATENT, TEXT
 from jobs.latent.noise import request_key
 
@@ -37,10 +38,14 @@ class Row:
         self.waits = asked is not None and asked.spec.start == "model"
         """A latent span begins wherever the start marker is written."""
         self.trace = Trace(asked.trace) if asked is not None and asked.trace is not None else None
+        self.recording = Recording(asked) if asked is not None and asked.record else None
         self._most = last_step(asked) if asked is not None else 0
         self._spans: list[tuple[int, int]] = []
         self._latent_cause: LatentCause | None = None
         self._told: tuple[Thought, ...] | None = None
+        self._acted: Actions | None = None
+        self._end: tuple[int, float] | None = None
+        self._forced_at: list[int] = []
         self._marker_tokens = 0
         self._to_close = 0
         self._pending: list[int] = []
@@ -76,14 +81,15 @@ class Row:
         """
         if self._to_close:
             self._marker_tokens += 1
-            self.forced += 1
+            self._force()
             self._to_close -= 1
             if not self._to_close:
                 self.phase = TEXT
         elif self._pending:
             self._pending.pop(0)
-            self.forced += 1
+            self._force()
         elif token in self.eos:
+            self._end = token, logp
             return "eos"
         self.thinks = False
         self.ids.append(token)
@@ -116,14 +122,21 @@ class Row:
         self._to_close = len(thoughts.end)
         self.phase = CLOSING
 
-    def tell(self, causes: Sequence[LatentCause], thoughts: Sequence[Thought] | None) -> None:
-        """What was recorded elsewhere, and comes when the row has ended: why each span was closed, and the
-        trace. Either may hold more than the row took."""
+    def tell(
+        self,
+        causes: Sequence[LatentCause],
+        thoughts: Sequence[Thought] | None,
+        actions: Actions | None = None,
+    ) -> None:
+        """What was recorded elsewhere, and comes when the row has ended: why each span was closed, the trace,
+        and what a training needs of each step. Each may hold more than the row took."""
         closed = len(self._spans) - (self.phase == LATENT)
         if closed and self._latent_cause is None:
             self._latent_cause = causes[closed - 1]
         if thoughts is not None:
             self._told = tuple(thoughts[: self.latents])
+        if actions is not None:
+            self._acted = actions.first(self.latents)
 
     @property
     def wanted(self) -> int | None:
@@ -135,6 +148,10 @@ class Row:
     @property
     def _full(self) -> bool:
         return len(self.ids) + self.latents >= self.request.sampling.max_new_tokens
+
+    def _force(self) -> None:
+        self.forced += 1
+        self._forced_at.append(len(self.ids))
 
     def _open(self) -> None:
         thoughts = self.request.thoughts
@@ -192,6 +209,11 @@ class Row:
             tuple(self._spans),
             self._marker_tokens,
             self._thoughts(),
+            end=self._end if cause == "eos" else None,
+            forced_at=tuple(self._forced_at),
+            actions=self.recording.actions()
+            if self.recording is not None and self._acted is None
+            else self._acted,
         )
 
     def _thoughts(self) -> tuple[Thought, ...] | None:

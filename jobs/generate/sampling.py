@@ -34,13 +34,23 @@ class Knobs(NamedTuple):
     filtered: bool
     """Every sampled row has a filter, so that looking at the largest logits is worth while."""
     largest_k: int
+    heat: Tensor | None
+    """(N,) the temperature of log-probs; None: 1 for all."""
 
     @staticmethod
-    def of(specs: Sequence[SamplingSpec], device: torch.device) -> Knobs:
+    def of(
+        specs: Sequence[SamplingSpec], device: torch.device, tempered: Sequence[bool] | None = None
+    ) -> Knobs:
+        """`tempered`: whose log-probs are at the temperature of drawing; None: nobody's."""
+
         def column(values: list[float], dtype: torch.dtype) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
         drawn = [s for s in specs if s.temperature > 0]
+        heats = [
+            s.temperature if own and s.temperature > 0 else 1.0
+            for s, own in zip(specs, tempered or [False] * len(specs), strict=True)
+        ]
         return Knobs(
             torch.tensor([s.temperature == 0 for s in specs], device=device),
             column([s.temperature or 1.0 for s in specs], torch.float32),
@@ -50,14 +60,15 @@ class Knobs(NamedTuple):
             bool(drawn),
             all(s.top_k or s.top_p < 1 or s.min_p for s in drawn),
             max((s.top_k for s in specs), default=0),
+            None if all(h == 1.0 for h in heats) else column(heats, torch.float32),
         )
 
 
 def draw(
     logits: Tensor, knobs: Knobs, uniforms: Tensor | None, forced: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Tokens (N,) int64 and their log-probs (N,) float32 under softmax(logits) at temperature 1, before
-    filters.
+    """Tokens (N,) int64 and their log-probs (N,) float32 under softmax(logits) at temperature 1 (or at
+    `knobs.heat`), before filters.
 
     `logits` (N, V) float32; `uniforms` (N,) float64 in (0, 1), None where every row is greedy; `forced`
     (N,) int64: a token to take instead, -1 for none.
@@ -71,7 +82,8 @@ def draw(
         tokens = torch.where(knobs.greedy, tokens, picked)
     if forced is not None:
         tokens = torch.where(forced >= 0, forced, tokens)
-    return tokens, logits.gather(-1, tokens[:, None]).squeeze(-1) - log_norm(logits)
+    heated = logits if knobs.heat is None else logits / knobs.heat[:, None]
+    return tokens, heated.gather(-1, tokens[:, None]).squeeze(-1) - log_norm(heated)
 
 
 def argmax(logits: Tensor) -> Tensor:

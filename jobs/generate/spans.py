@@ -81,6 +81,8 @@ class Spans:
                 thinking.append(place)
                 if row.trace is not None:
                     row.trace.add(out.thought, i)
+                if row.recording is not None:
+                    row.recording.add(out.thought, out.x, i)
             elif causes[i]:
                 row.close(cast(LatentCause, CAUSES[causes[i]]))
         return thinking
@@ -113,4 +115,14 @@ class Spans:
 def _settings(row: Row) -> latent.Row:
     asked = row.request.thoughts
     assert asked is not None, "a row without thoughts has no latent settings"
-    return latent.Row(asked.spec, asked.end, asked.start, asked.fixed, asked.token, row.key, asked.trace)
+    return latent.Row(
+        asked.spec,
+        asked.end,
+        asked.start,
+        asked.fixed,
+        asked.token,
+        row.key,
+        asked.trace,
+        asked.disturbance,
+        asked.record,
+    )

@@ -5,9 +5,26 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
-from jobs.generate.protocol import Thought
+from jobs.generate.protocol import Thought, Thoughts
+from jobs.latent.actions import Actions, stores_inputs
 from jobs.latent.step import Draw
+
+
+class Recording:
+    """All that a training needs of one row's latent steps; read once, when the row ends."""
+
+    def __init__(self, asked: Thoughts) -> None:
+        self.fed = stores_inputs(asked.spec, asked.disturbance)
+        self._steps: list[tuple[Draw, Tensor, int]] = []
+
+    def add(self, draw: Draw, x: Tensor, row: int) -> None:
+        """Row number `row` of `draw`, fed with that of `x`, is the next step."""
+        self._steps.append((draw, x, row))
+
+    def actions(self) -> Actions:
+        return Actions.of(self._steps, fed=self.fed)
 
 
 class Trace:

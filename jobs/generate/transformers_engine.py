@@ -383,4 +383,5 @@ class _Batch:
 
 
 def _knobs(rows: Sequence[Row], device: torch.device) -> Knobs:
-    return Knobs.of([row.request.sampling for row in rows], device)
+    asked = [row.request for row in rows]
+    return Knobs.of([r.sampling for r in asked], device, [r.tempered for r in asked])

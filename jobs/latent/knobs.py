@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from jobs.latent.inputs import window_weights
+from latentctl.spec.disturbance import DisturbanceSpec, TargetRatio
 from latentctl.spec.latent import ContextualInput, LatentSpec, SoftInput
 
 TEXT, LATENT, CLOSING = range(3)
@@ -48,6 +50,10 @@ class Row:
     """Of the sample, `noise.request_key`."""
     trace: int | None = None
     """None: nothing is recorded; n: the entropy and the n most likely tokens."""
+    disturbance: DisturbanceSpec | None = None
+    """When the noise falls, its threshold a number; None: on every latent step."""
+    record: bool = False
+    """What was drawn is recorded with its kept set (`step.Draw`)."""
 
 
 class Knobs(NamedTuple):
@@ -97,6 +103,12 @@ class Knobs(NamedTuple):
     absolute: Tensor
     draws: Tensor
     by_probability: Tensor
+    gate: Tensor
+    """Noise falls where the entropy is above this; -inf: anywhere."""
+    ratio: Tensor
+    """At most this share of a sample's latent steps so far is disturbed."""
+    floor: Tensor
+    """Standard deviation of the noise on all other steps, by the RMS of what they are fed."""
     key: Tensor
 
     kinds: frozenset[int]
@@ -119,6 +131,10 @@ class Knobs(NamedTuple):
     """Some row measures its entropy at another temperature than that of its input."""
     longest_draw: int
     """Most draws of any multiplex row."""
+    floors: bool
+    """Some row has a floor."""
+    records: bool
+    """Some row records what was drawn."""
 
     @staticmethod
     def of(rows: Sequence[Row], device: torch.device | str = "cpu") -> Knobs:
@@ -152,6 +168,8 @@ class Knobs(NamedTuple):
             entropic=any(e["entropic"] for e in each),
             reheats=any(e["heat"] != e["temperature"] for e in each),
             longest_draw=max((e["draws"] for e in each), default=0),
+            floors=any(e["floor"] for e in each),
+            records=any(e["records"] for e in each),
         )
 
     @property
@@ -178,7 +196,7 @@ _DTYPES: dict[str, torch.dtype] = {
     "token": _INT, "fixed": _INT, "end_rule": _BOOL, "threshold": _REAL, "patience": _INT, "max_len": _INT,
     "end": _INT, "end_len": _INT, "start": _INT, "start_len": _INT, "fallback": _INT, "waits": _BOOL,
     "marker": _INT, "noise": _INT, "strength": _REAL, "absolute": _BOOL, "draws": _INT,
-    "by_probability": _BOOL, "key": _INT,
+    "by_probability": _BOOL, "gate": _REAL, "ratio": torch.float64, "floor": _REAL, "key": _INT,
 }  # fmt: skip
 _MATRICES: dict[str, tuple[float, torch.dtype]] = {
     "weights": (0.0, _REAL), "end": (-1, _INT), "start": (-1, _INT), "fallback": (0, _INT),
@@ -209,6 +227,7 @@ def _one(row: Row) -> dict[str, Any]:
     temperature = soft.temperature if soft else 1.0
     tau = stop.entropy
     cap = (soft.max_topk or _NO_CAP) if soft else max(row.trace or 1, 1)
+    gate = _gate(row.disturbance)
     return {
         "kind": kind,
         "temperature": temperature,
@@ -238,9 +257,20 @@ def _one(row: Row) -> dict[str, Any]:
         "keeps": bool(soft) or row.trace is not None,
         "exact": bool(soft) and soft.max_topk is None,
         "weighs": row.trace is not None or (bool(soft) and soft.top_p < 1 and not soft.top_k),
-        "entropic": tau is not None or row.trace is not None,
+        "entropic": tau is not None or row.trace is not None or gate > -math.inf,
+        "records": row.record,
+        "gate": gate,
+        "ratio": row.disturbance.max_ratio if row.disturbance else 1.0,
+        "floor": row.disturbance.floor if row.disturbance else 0.0,
         **_noise(spec),
     }
+
+
+def _gate(disturbance: DisturbanceSpec | None) -> float:
+    threshold = disturbance.entropy_threshold if disturbance else None
+    if isinstance(threshold, TargetRatio):
+        raise ValueError("the threshold of the disturbance is not calibrated yet")
+    return -math.inf if threshold is None else threshold
 
 
 def _noise(spec: LatentSpec) -> dict[str, Any]:

@@ -21,6 +21,8 @@ class State(NamedTuple):
     """Latent steps taken in this span."""
     total: Tensor
     """Latent steps taken in all spans: the counter of the noise."""
+    noised: Tensor
+    """Of these, the disturbed ones."""
     low: Tensor
     """Steps in a row with a low entropy."""
     pending: Tensor
@@ -43,7 +45,7 @@ class State(NamedTuple):
         phase = torch.where(knobs.waits, TEXT, LATENT)
         window = functional.pad(before[:, : knobs.window], (0, 0, 0, max(0, knobs.window - p)))
         zero = torch.zeros(n, dtype=torch.int64, device=before.device)
-        state = State(phase, zero, zero, zero, zero, zero, count.clamp(max=window.shape[1]), window)
+        state = State(phase, zero, zero, zero, zero, zero, zero, count.clamp(max=window.shape[1]), window)
         seen = _looks_back(state.valid, knobs)
         return state._replace(valid=torch.where(knobs.waits, state.valid, seen))
 

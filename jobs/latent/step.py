@@ -46,6 +46,13 @@ class Draw(NamedTuple):
     """(N,) bool"""
     sigma: Tensor
     """(N,) standard deviation of Gaussian noise, else 0."""
+    kind: Tensor
+    """(N,) int64: which noise fell on it; that of a floor is `GAUSSIAN`."""
+    kept: Tensor
+    """(N, K) bool: which of `ids` the filters left, also those that came out with no weight. Empty unless
+    some row records."""
+    x: Tensor
+    """(N, K) what was drawn (`perturb.Drawn.x`). Empty unless some row records."""
 
 
 class Step(NamedTuple):
@@ -89,21 +96,29 @@ def step(
     entropy, first = kept.entropy, None
     if logits is not None and not knobs.keeps and knobs.entropic:
         entropy = entropies(logits, knobs.heat)
-    weights, ids, mass, sigma = _weights(logits, kept, state, knobs)
+    opens = _gate(entropy, state, knobs)
+    weights, ids, mass, sigma, there, drawn = _weights(logits, kept, state, knobs, opens)
     if knobs.ends and logits is not None:
         first = ids[:, 0] if knobs.keeps else logits.argmax(-1)
 
     cause, low = _cause(entropy, first, state, knobs)
     latent = (state.phase == LATENT) & (cause == 0)
     x = _input(hidden, ids, weights, state, knobs, embedding, mix)
-    if GAUSSIAN in knobs.noises:
-        falls = knobs.noise == GAUSSIAN
+    kind = torch.where(opens, knobs.noise, QUIET)
+    disturbed = latent & (kind != QUIET)
+    if knobs.floors:
+        kind = torch.where((kind == QUIET) & (knobs.floor > 0), GAUSSIAN, kind)
+    if GAUSSIAN in knobs.noises or knobs.floors:
+        falls = kind == GAUSSIAN
         spread = Gaussian.sigma(x.float(), knobs)
+        if knobs.floors:
+            own = (opens & (knobs.noise == GAUSSIAN))[:, None]
+            spread = torch.where(own, spread, Gaussian.floor(x.float(), knobs))
         noisy = Gaussian.draw(x, spread, knobs, state.total).to(x.dtype)
         x = torch.where(falls[:, None], noisy, x)
         sigma = torch.where(falls, spread.squeeze(-1), sigma)
-    thought = Draw(entropy, ids, weights, mass, latent & (knobs.noise != QUIET), sigma)
-    token, state = _advance(cause, latent, low, state, knobs)
+    thought = Draw(entropy, ids, weights, mass, disturbed, sigma, kind, there, drawn)
+    token, state = _advance(cause, latent, disturbed, low, state, knobs)
     return Step(latent, x, token, cause, thought, state)
 
 
@@ -115,26 +130,41 @@ def _nothing(state: State) -> Kept:
     return Kept(empty.long(), empty, nan, torch.ones_like(nan))
 
 
+def _gate(entropy: Tensor, state: State, knobs: Knobs) -> Tensor:
+    """(N,) bool: noise may fall on the next latent step, by its entropy and by the budget."""
+    high = (knobs.gate == -torch.inf) | (entropy > knobs.gate)
+    return high & (state.noised < knobs.ratio * (state.total + 1))
+
+
 def _weights(
-    logits: Tensor | None, kept: Kept, state: State, knobs: Knobs
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights and ids (N, K), mass and sigma (N,), after noise on the weights."""
+    logits: Tensor | None, kept: Kept, state: State, knobs: Knobs, opens: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Weights and ids (N, K), mass and sigma (N,), kept set and what was drawn (N, K), after noise on the
+    weights where it `opens` (N,)."""
     logw, ids = kept.logp, kept.ids
     sigma = torch.zeros_like(kept.mass)
+    there, x = kept.logp > -torch.inf, kept.logp
     for kind in sorted(knobs.noises & set(ON_WEIGHTS)):
         assert logits is not None
         raw = logits.gather(-1, kept.ids)
-        falls = knobs.noise == kind
+        falls = (knobs.noise == kind) & opens
         drawn = ON_WEIGHTS[kind].draw(kept, raw, knobs, state.total)
-        logw = torch.where(falls[:, None], drawn, logw)
+        logw = torch.where(falls[:, None], drawn.logw, logw)
+        if knobs.records:
+            there = torch.where(falls[:, None], drawn.kept, there)
+            x = torch.where(falls[:, None], drawn.x, x)
         if kind == GAUSSIAN_LOGITS:
             sigma = torch.where(falls, GaussianLogits.sigma(kept, raw, knobs).squeeze(-1), sigma)
     if knobs.noises & set(ON_WEIGHTS):
         logw, order = logw.sort(dim=-1, descending=True, stable=True)
         ids = ids.gather(-1, order)
+        if knobs.records:
+            there, x = there.gather(-1, order), x.gather(-1, order)
+    if not knobs.records:
+        there, x = there[:, :0], x[:, :0]
     mixes = knobs.kind == SOFT
     weights = logw.exp() * torch.where(mixes, torch.ones_like(kept.mass), kept.mass)[:, None]
-    return weights, ids, torch.where(mixes, kept.mass, torch.ones_like(kept.mass)), sigma
+    return weights, ids, torch.where(mixes, kept.mass, torch.ones_like(kept.mass)), sigma, there, x
 
 
 def _cause(entropy: Tensor, first: Tensor | None, state: State, knobs: Knobs) -> tuple[Tensor, Tensor]:
@@ -181,7 +211,9 @@ def _window_mean(state: State, knobs: Knobs) -> Tensor:
     return contextual(state.window[:, :m], knobs.weights, valid, knobs.rescale)
 
 
-def _advance(cause: Tensor, latent: Tensor, low: Tensor, state: State, knobs: Knobs) -> tuple[Tensor, State]:
+def _advance(
+    cause: Tensor, latent: Tensor, disturbed: Tensor, low: Tensor, state: State, knobs: Knobs
+) -> tuple[Tensor, State]:
     """The forced token (N,), -1 if none, and the state after this step."""
     ended = cause > 0
     forced = ended | (state.phase == CLOSING)
@@ -192,6 +224,7 @@ def _advance(cause: Tensor, latent: Tensor, low: Tensor, state: State, knobs: Kn
         phase=torch.where(forced, after, state.phase),
         steps=state.steps + latent.long(),
         total=state.total + latent.long(),
+        noised=state.noised + disturbed.long(),
         low=torch.where(latent, low, torch.zeros_like(low)),
         pending=torch.where(forced & (after == CLOSING), place + 1, torch.zeros_like(place)),
     )

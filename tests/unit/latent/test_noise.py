@@ -115,7 +115,7 @@ def draws(noise: dict[str, Any]) -> tuple[Tensor, Kept, Knobs]:
     knobs = Knobs.of([row({"kind": "soft", "max_topk": 4}, noise=noise)]).take(ZERO)._replace(key=KEYS)
     kept = keep(P.log().expand(COUNT, -1), knobs, 4)
     kind = next(iter(knobs.noises))
-    return ON_WEIGHTS[kind].draw(kept, P.log().expand(COUNT, -1), knobs, ZERO).exp(), kept, knobs
+    return ON_WEIGHTS[kind].draw(kept, P.log().expand(COUNT, -1), knobs, ZERO).logw.exp(), kept, knobs
 
 
 def close(sample: Tensor, mean: Tensor, sd: Tensor) -> None:
