@@ -52,9 +52,7 @@ class Asking:
         if tokenizer is None:
             plain = Renderer(None, self.prompt, data.instruction)
             target = "answer" if self.prompt.form == "answer" else "cot"
-            tokenizer = load_tokenizer(
-                self.ctx.stage, self.ctx.source, lambda: plain.texts(examples, target)
-            )
+            tokenizer = load_tokenizer(self.ctx.stage, self.ctx.source, lambda: plain.texts(examples, target))
         renderer = Renderer(tokenizer, self.prompt, data.instruction)
         return Questions(self, renderer, examples)
 

@@ -20,9 +20,9 @@ def scales(
     """`scale` and `weight` (B,) float64 of the rows of one step, which have `positions` (B,) each.
 
     Rows that are not `active` (B,) bool weigh nothing, and so do those without a position. With n_b the
-    positions of row b: `dapo` (arXiv 2503.14476) scale 1, weight n_b; `grpo` (arXiv 2402.03300) scale 1 / n_b,
-    weight 1; `dr_grpo` (arXiv 2503.20783) scale 1, weight max_len; `bnpo` scale 1 / (positions of its local
-    batch of `local_rows` neighbouring rows), weight 1 / (active rows of it).
+    positions of row b: `dapo` (arXiv 2503.14476) scale 1, weight n_b; `grpo` (arXiv 2402.03300) scale
+    1 / n_b, weight 1; `dr_grpo` (arXiv 2503.20783) scale 1, weight max_len; `bnpo` scale 1 / (positions of
+    its local batch of `local_rows` neighbouring rows), weight 1 / (active rows of it).
     """
     active = active & (positions > 0)
     n = positions.double().masked_fill(~active, 0.0)

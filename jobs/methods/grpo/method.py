@@ -9,12 +9,13 @@ from torch import nn
 
 from jobs.grade.registry import get
 from jobs.grade.rewards import Rewards
+from jobs.latent.actions import stores_inputs
 from jobs.methods.asking import Asking
 from jobs.methods.grpo.collecting import Collector
 from jobs.methods.grpo.engine import open_roller
 from jobs.methods.grpo.objective import GrpoObjective
 from jobs.methods.grpo.plan import SetPlan
-from jobs.methods.grpo.policy_model import freeze_embeddings, stores_inputs, without_dropout
+from jobs.methods.grpo.policy_model import freeze_embeddings, without_dropout
 from jobs.methods.grpo.problems import Problems
 from jobs.methods.grpo.source import RolloutSource
 from jobs.methods.grpo.validating import Held, Validation
@@ -25,6 +26,7 @@ from jobs.runtime.errors import JobUserError
 from jobs.train.loop import Trainer
 from jobs.train.source import Source
 from latentctl.spec.grpo import GrpoSettings
+from latentctl.spec.latent import LATENT_TOKEN
 
 DEBUG_GROUP = 2
 DEBUG_LENGTH = 64
@@ -73,9 +75,16 @@ class Grpo:
         )
 
     def _objective(self) -> GrpoObjective:
+        start, _ = self.questions.marker_ids()
+        latent = self.asking.latent
+        pauses = latent is not None and latent.input is not None and latent.input.kind == "pause"
+        token = self.tokenizer.convert_tokens_to_ids(LATENT_TOKEN) if pauses else None
         return GrpoObjective(
             self.settings,
-            latent=self.asking.latent,
+            latent=latent,
+            disturbance=self.ctx.stage.disturbance,
+            start=max(1, len(start)),
+            token=token,
             pad=cast(int, self.tokenizer.pad_token_id),
             reference=self._reference(),
         )

@@ -6,9 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from latentctl.spec.disturbance import DisturbanceSpec
-from latentctl.spec.latent import LatentSpec
-
 
 def without_dropout(model: Any) -> None:
     """Log-probs of a rollout and of its replay are those of one function: nothing may be left out at random."""
@@ -18,15 +15,6 @@ def without_dropout(model: Any) -> None:
         for name in ("attention_dropout", "attn_dropout", "dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
-
-
-def stores_inputs(latent: LatentSpec, disturbance: DisturbanceSpec | None) -> bool:
-    """Whether every latent step's input is kept as a vector. Else it is kept as token ids and weights, whose
-    meaning changes with the embeddings."""
-    noise = latent.noise
-    floor = disturbance is not None and disturbance.floor > 0
-    gaussian = floor or (noise is not None and noise.kind == "gaussian" and noise.on == "input")
-    return gaussian or (latent.input is not None and latent.input.kind in ("hidden", "contextual"))
 
 
 def freeze_embeddings(model: Any) -> str:

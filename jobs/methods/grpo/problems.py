@@ -48,7 +48,7 @@ class Problems:
         if thoughts is not None:
             thoughts = replace(thoughts, disturbance=self.disturbance, record=True)
         name = f"{place}:{asked.id}"
-        return replace(asked, id=name, sampling=self.sampling, thoughts=thoughts, markers=None)
+        return replace(asked, id=name, sampling=self.sampling, thoughts=thoughts, markers=None, tempered=True)
 
     def attempt(self, place: int, sample: Sample) -> Attempt:
         """What the rewards are asked about."""
