@@ -1,7 +1,7 @@
 """One parallel forward over rollouts, with their latent steps as they were taken.
 
 Nothing is decoded again: every position is fed what it was fed, and the model says what it makes of it now.
-What was fed is data; the gradient goes through what the model says of the next token and the next latent step.
+What was fed is data; the gradient goes through what the model says of the next token and latent step.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Grpo:
         start, _ = self.questions.marker_ids()
         latent = self.asking.latent
         pauses = latent is not None and latent.input is not None and latent.input.kind == "pause"
-        token = self.tokenizer.convert_tokens_to_ids(LATENT_TOKEN) if pauses else None
+        token = cast(int, self.tokenizer.convert_tokens_to_ids(LATENT_TOKEN)) if pauses else None
         return GrpoObjective(
             self.settings,
             latent=latent,

@@ -35,7 +35,7 @@ class Said(NamedTuple):
 
 
 class Latent(NamedTuple):
-    """(S,) each, of the steps of one kind of noise: log-densities now and before the update, and their rows."""
+    """(S,) each, of the steps of one kind of noise: log-densities now and before the update, their rows."""
 
     new: Tensor
     old: Tensor
@@ -151,12 +151,8 @@ class GrpoObjective:
                 values = scores.get(f"steps_{kind}", torch.zeros(0))
                 own[kind] = values[places[kind] : places[kind] + steps_n]
                 places[kind] += steps_n
-            scored = Scored(
-                scores["text"][at : at + n],
-                scores["entropy"][at : at + n],
-                own,
-                float(scores["reference"][i]),
-            )
+            text, entropy = scores["text"][at : at + n], scores["entropy"][at : at + n]
+            scored = Scored(text, entropy, own, float(scores["reference"][i]))
             done.append(row._replace(scored=scored))
             at += n
         return done

@@ -1,5 +1,7 @@
-"""Which rollouts make a set, which optimizer step trains on which of them, and who makes them: functions of the
-settings alone, the same on every rank."""
+"""Which rollouts make a set, which optimizer step trains on which of them, and who makes them.
+
+Functions of the settings alone, the same on every rank.
+"""
 
 from __future__ import annotations
 

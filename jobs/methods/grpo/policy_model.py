@@ -1,4 +1,4 @@
-"""The model that GRPO trains: without dropout, and with frozen embeddings where stored latent inputs ask for it."""
+"""The model that GRPO trains: without dropout, and with frozen embeddings where stored inputs ask for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def without_dropout(model: Any) -> None:
-    """Log-probs of a rollout and of its replay are those of one function: nothing may be left out at random."""
+    """A rollout and its replay ask one and the same function: nothing may be left out at random."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -26,6 +26,6 @@ def freeze_embeddings(model: Any) -> str:
     tied = head is not None and any(p is q for p in head.parameters() for q in table.parameters())
     also = ", and the head, which is tied to them," if tied else ""
     return (
-        f"the input embeddings{also} are frozen: latent inputs are kept as token ids and weights, and must mean "
-        "the same when they are replayed (noise on the input keeps vectors instead, and freezes nothing)"
+        f"the input embeddings{also} are frozen: latent inputs are kept as token ids and weights, and must "
+        "mean the same when they are replayed (noise on the input keeps vectors instead, and freezes nothing)"
     )

@@ -75,8 +75,8 @@ class Teaching:
     def _scales(
         self, positions: torch.Tensor, active: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of all rollouts of the set, minibatch by minibatch: scale, weight, and the share of the whole weight
-        that makes a mean over samples of what is not summed over positions."""
+        """Of all rollouts of the set, minibatch by minibatch: scale, weight, and the share of the whole
+        weight that makes a mean over samples of what is not summed over positions."""
         settings, size = self.settings, self.plan.split.batch
         local = settings.local_rows or settings.group_size
         scale, weight, legacy = [], [], []

@@ -1,4 +1,4 @@
-"""The disturbance of a stage with its threshold a number: measured first where the recipe asks for a ratio."""
+"""The disturbance of a stage with a number as its threshold, measured where the recipe asks for a ratio."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def settled(
             write_json(path, held)
             low, high = held["ci"]
             ctx.report.note(
-                f"disturbance.entropy_threshold {held['threshold']:.4g} nats (95 % {low:.4g} to {high:.4g}) leaves "
-                f"{wanted.target_ratio:g} of {held['steps']} latent steps above it"
+                f"disturbance.entropy_threshold {held['threshold']:.4g} nats (95 % {low:.4g} to {high:.4g}) "
+                f"leaves {wanted.target_ratio:g} of {held['steps']} latent steps above it"
             )
     return spec.model_copy(update={"entropy_threshold": held["threshold"]})

@@ -36,9 +36,9 @@ class Validation:
         self.rows = {(r.id, r.index): places[r.id] for r in self.requests}
 
     def measure(self, step: int) -> dict[str, float]:
-        """`accuracy` and `reward` over all samples, `tokens` and `truncated`, `latents` where there are any. A
-        sample that could not be graded counts as not correct, as in an evaluation, and not in the reward. A
-        collective; raises Preempted on all ranks where one was told to stop."""
+        """`accuracy` and `reward` over all samples, `tokens` and `truncated`, `latents` where there are any.
+        A sample that could not be graded counts as not correct, as in an evaluation, and not in the reward.
+        A collective; raises Preempted on all ranks where one was told to stop."""
         key = f"valid-{step:06d}"
         self.roller.ask(key, self.requests)
         samples: list[Sample] = []
