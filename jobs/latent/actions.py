@@ -41,6 +41,7 @@ class Actions(NamedTuple):
     """(n, d): what was fed, in the model's dtype. None: embeddings of `ids` mixed by `weights`."""
 
     @staticmethod
+    @torch.inference_mode(False)  # a training goes on with what an engine recorded in that mode
     def of(steps: Sequence[tuple[Draw, Tensor, int]], *, fed: bool) -> Actions:
         """From the steps as they were taken: each a `Draw` of several rows, what these were fed (N, d), and
         which of them is meant. On the CPU; `fed`: the vectors are kept."""
