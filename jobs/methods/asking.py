@@ -48,7 +48,7 @@ class Asking:
             print(f"{ctx.stage.name}: note: {words}", file=sys.stderr, flush=True)
 
     def put(self, data: Loaded, examples: Sequence[Example], *, tokenizer: Any = None) -> Questions:
-        """The examples as this stage's model gets them; `tokenizer`: the stage's, where it is there already."""
+        """The examples as this stage's model gets them; `tokenizer`: the stage's, where it is there."""
         if tokenizer is None:
             plain = Renderer(None, self.prompt, data.instruction)
             target = "answer" if self.prompt.form == "answer" else "cot"

@@ -28,8 +28,9 @@ class MismatchSpec(Spec):
     with w = π_trainer / π_engine. Latent steps need none: their densities are the trainer's own."""
 
     mode: Literal["none", "token_truncate", "token_mask", "sequence_mask"] = "sequence_mask"
-    """`token_truncate`: each token's loss times min(w, cap); `token_mask`: tokens with w outside
-    [1 / cap, cap] count nothing; `sequence_mask`: samples whose w over all tokens lies outside."""
+    """`token_truncate`: each token's loss times min(w, cap); `token_mask`: times w where that lies within
+    [1 / cap, cap], else 0 (IcePop); `sequence_mask`: samples whose product of w lies outside count
+    nothing."""
     cap: float = Field(default=3.0, gt=1)
 
 

@@ -113,7 +113,7 @@ class GrpoObjective:
         counts = tensors.get("counts", torch.ones_like(now)) * fixed.tokens
         counts = torch.cat([counts, torch.ones_like(new[len(rows) :])])
         each = made.loss * counts * fixed.samples[owner]
-        gaps = self._divergence(parts, x, said, tensors)
+        gaps = self._divergence(parts, said, tensors)
         if gaps is not None:
             each = each + settings.kl.beta * gaps
         total = (each * tensors["scale"][owner]).sum() + self._legacy(said, tensors) + 0.0 * x.sum()
@@ -132,7 +132,7 @@ class GrpoObjective:
         gap = torch.zeros(tensors["rows"], device=x.device)
         if self.settings.kl.beta and self.settings.kl.where == "reward":
             with self._reference(parts) as other:
-                there = self._said(other, x, tensors)
+                there = self._said(other, feed(other, tensors, self.layout), tensors)
                 gap = gap.index_add(0, tensors["text_row"], said.text - there.text)
                 for kind, one in there.steps.items():
                     at = tensors.get(f"row_{kind}", tensors["text_row"][:0])
@@ -186,14 +186,14 @@ class GrpoObjective:
             found.append(Latent(new, old, rows))
         return found
 
-    def _divergence(self, parts: Parts, x: Tensor, said: Said, tensors: dict[str, Any]) -> Tensor | None:
+    def _divergence(self, parts: Parts, said: Said, tensors: dict[str, Any]) -> Tensor | None:
         """(P,) at each position the KL divergence to the reference model: k3 of text tokens, of latent steps
         what `jobs.latent.density.kl` gives. None where it is not in the loss."""
         settings = self.settings
         if not settings.kl.beta or settings.kl.where != "loss":
             return None
         with self._reference(parts) as other:
-            there = self._said(other, x.detach(), tensors)
+            there = self._said(other, feed(other, tensors, self.layout), tensors)
         found = [k3(said.text, there.text)]
         for kind, one in said.steps.items() if settings.latent_loss.kind == "pg" else ():
             far = there.steps[kind]
