@@ -66,7 +66,8 @@ def log_prob(
     if kind == GAUSSIAN:
         assert mean is not None
         assert z is not None
-        found, dims = Gaussian.log_prob(z, mean, actions.sigma), torch.tensor(float(z.shape[-1]))
+        found = Gaussian.log_prob(z.float(), mean.float(), actions.sigma)
+        dims = torch.tensor(float(z.shape[-1]))
     else:
         assert logits is not None
         kept, x = actions.kept, actions.x
@@ -102,7 +103,7 @@ def kl(
     if kind == GAUSSIAN:
         assert mean is not None
         assert other_mean is not None
-        return Gaussian.kl(mean, other_mean, actions.sigma)
+        return Gaussian.kl(mean.float(), other_mean.float(), actions.sigma)
     assert logits is not None
     assert other is not None
     kept = actions.kept

@@ -19,15 +19,15 @@ from jobs.latent.knobs import GAUSSIAN, QUIET
 from jobs.models.parts import Parts
 from jobs.rl.head import Head
 from jobs.rl.sequence import LATENT, Sequence
-from latentctl.spec.latent import ContextualInput, LatentSpec
+from latentctl.spec.latent import ContextualInput, LatentSpec, SoftInput
 
 _ACTIONS = tuple(name for name in Actions._fields if name != "fed")
 
 
 class Layout:
     """Rollouts as the tensors of one micro-batch, on the host. `latent`: the stage's settled settings, None
-    for text alone; `kinds`: of the noise that may have fallen; `start`: tokens of the start marker; `token`:
-    what `pause` feeds."""
+    for text alone; `kinds`: of the noise that may have fallen; `vectors`: latent inputs are recorded as such;
+    `start`: tokens of the start marker; `token`: what `pause` feeds."""
 
     def __init__(
         self,
@@ -35,10 +35,12 @@ class Layout:
         kinds: Many[int],
         *,
         pad: int,
+        vectors: bool = False,
         start: int = 1,
         token: int | None = None,
     ) -> None:
-        self.latent, self.kinds, self.pad, self.start, self.token = latent, tuple(kinds), pad, start, token
+        self.latent, self.kinds, self.pad, self.vectors = latent, tuple(kinds), pad, vectors
+        self.start, self.token = start, token
 
     def tensors(self, rows: Many[tuple[Sequence, Actions | None]]) -> dict[str, Any]:
         """`ids` (B, L) padded on the right; `text_at`, `text_ids`, `text_row` (T,): the flat place before
@@ -77,9 +79,10 @@ class Layout:
 
     def _inputs(self, actions: Actions) -> dict[str, Tensor]:
         assert self.latent is not None
-        if actions.fed is not None:
+        if self.vectors:
+            assert actions.fed is not None, "inputs were to be recorded as vectors"
             return {"fed": actions.fed}
-        if self.latent.input is not None and self.latent.input.kind == "pause":
+        if self.token is not None:
             return {}
         return {"fed_ids": actions.ids, "fed_weights": actions.weights}
 
@@ -154,11 +157,11 @@ def feed(parts: Parts, tensors: dict[str, Any], layout: Layout) -> Tensor:
     if layout.latent is None:
         return x
     at = tensors["fed_at"]
-    if "fed" in tensors:
-        latent = tensors["fed"].to(x.dtype)
+    if layout.vectors:
+        latent = tensors["fed"] if "fed" in tensors else x.new_zeros(0, x.shape[-1])
     elif layout.token is not None:
-        latent = parts.embed(at.new_full((max(1, len(at)),), layout.token))[: len(at)]
-    else:  # under ZeRO-3 the embedding must be called as often on every rank, whatever its rows hold
+        latent = parts.embed(at.new_full((len(at) + 1,), layout.token))[: len(at)]
+    else:
         ids = tensors.get("fed_ids", at.new_zeros(0, 1))
         latent = _mixed(parts, ids, tensors.get("fed_weights", ids.float())).detach()
     flat = x.flatten(0, 1)
@@ -171,35 +174,30 @@ def replay(parts: Parts, x: Tensor) -> Tensor:
 
 
 def steps(
-    parts: Parts,
-    head: Head,
-    hidden: Tensor,
-    tensors: dict[str, Any],
-    layout: Layout,
-    kind: int,
-    *,
-    means: bool,
+    parts: Parts, head: Head, tensors: dict[str, Any], layout: Layout, kind: int, *, means: bool
 ) -> Steps:
-    """Of the steps of `kind`. `means`: also what the model would feed undisturbed; always for normal noise on
-    the input."""
+    """Of the steps of `kind`, at the hidden states that `head` looks at. `means`: also what the model would
+    feed undisturbed; always for normal noise on the input."""
     assert layout.latent is not None
     assert kind != QUIET
-    at = tensors.get(f"at_{kind}", tensors["fed_at"].new_zeros(0))
     there = f"at_{kind}" in tensors
+    at = tensors[f"at_{kind}"] if there else tensors["fed_at"][:0]
     actions = Actions(**{n: tensors[f"act_{kind}_{n}"] for n in _ACTIONS}, fed=None) if there else _none(at)
     soft = layout.latent.input is not None and layout.latent.input.kind == "soft"
-    logits = head.at(hidden[at], actions.ids) if soft else None
+    logits = head.at(at, actions.ids) if soft else None
     if not (means or kind == GAUSSIAN):
         return Steps(actions, logits, None, None)
-    z = tensors.get(f"z_{kind}")
-    z = _mixed(parts, actions.ids, actions.weights) if z is None else z.to(hidden.dtype)
-    z = z.detach()
-    return Steps(actions, logits, _mean(parts, hidden, tensors, layout, kind, at, actions, logits), z)
+    mean = _mean(parts, head, tensors, layout, kind, at, actions, logits)
+    if layout.vectors:
+        z = tensors[f"z_{kind}"].to(mean.dtype) if there else mean.detach()
+    else:
+        z = _mixed(parts, actions.ids, actions.weights).detach()
+    return Steps(actions, logits, mean, z)
 
 
 def _mean(
     parts: Parts,
-    hidden: Tensor,
+    head: Head,
     tensors: dict[str, Any],
     layout: Layout,
     kind: int,
@@ -211,27 +209,31 @@ def _mean(
     assert layout.latent is not None
     spec = layout.latent.input
     if logits is not None:
-        assert spec is not None
-        assert spec.kind == "soft"
+        assert isinstance(spec, SoftInput)
         weights = kept_logp(logits, actions.kept, spec.temperature).exp()
-        return _mixed(parts, actions.ids, weights)
+        return _mixed(parts, actions.ids, weights, head.touched)
     if isinstance(spec, ContextualInput):
         m = spec.window
-        window = hidden[tensors.get(f"seen_{kind}", at.new_zeros(0, m))]
+        window = head.hidden[tensors.get(f"seen_{kind}", at.new_zeros(0, m))]
         valid = tensors.get(f"valid_{kind}", at.new_zeros(0, m).bool())
         weights = window_weights(spec).to(window.device)
         return contextual(window, weights, valid, spec.rescale)
     if layout.token is not None:
-        return parts.embed(at.new_full((max(1, len(at)),), layout.token))[: len(at)]
-    return hidden[at]
+        rows = parts.embed(at.new_full((len(at) + 1,), layout.token))
+        head.touched.append(0.0 * rows.sum())
+        return rows[: len(at)]
+    return head.hidden[at]
 
 
-def _mixed(parts: Parts, ids: Tensor, weights: Tensor) -> Tensor:
-    """(n, d): embeddings of `ids` (n, K) by `weights` (n, K), through the module, in float32 at least."""
-    if len(ids) == 0:
-        return parts.embed(ids.new_zeros(1))[:0]
-    rows = parts.embed(ids)
+def _mixed(parts: Parts, ids: Tensor, weights: Tensor, touched: list[Tensor] | None = None) -> Tensor:
+    """(n, d): embeddings of `ids` (n, K) by `weights` (n, K), through the module, in float32 at least. Where
+    there are none the module is called all the same: under ZeRO-3 all ranks call it equally often."""
+    rows = parts.embed(ids if len(ids) else ids.new_zeros(1, 1))
+    if touched is not None:
+        touched.append(0.0 * rows.sum())
     wide = torch.promote_types(rows.dtype, torch.float32)
+    if len(ids) == 0:
+        return rows[:0, 0]
     return torch.bmm(weights.to(wide)[:, None], rows.to(wide)).squeeze(1).to(rows.dtype)
 
 

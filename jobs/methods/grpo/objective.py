@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from jobs.latent.actions import stores_inputs
 from jobs.latent.density import Settings, kept_logp, kl, log_prob, weights_kl
 from jobs.latent.knobs import CONCRETE, DIRICHLET, GAUSSIAN, GAUSSIAN_LOGITS, MULTIPLEX
 from jobs.methods.grpo.rows import GrpoRow, Scored
@@ -32,6 +33,8 @@ class Said(NamedTuple):
     """(T,) log-probs of drawn tokens."""
     entropy: Tensor | None
     steps: dict[int, Steps]
+    touched: Tensor
+    """() 0, through everything that was called, whatever the rows held."""
 
 
 class Latent(NamedTuple):
@@ -61,7 +64,14 @@ class GrpoObjective:
         reference: nn.Module | None = None,
     ) -> None:
         self.settings, self.latent, self.reference = settings, latent, reference
-        self.layout = Layout(latent, kinds(latent, disturbance), pad=pad, start=start, token=token)
+        self.layout = Layout(
+            latent,
+            kinds(latent, disturbance),
+            pad=pad,
+            vectors=latent is not None and stores_inputs(latent, disturbance),
+            start=start,
+            token=token,
+        )
         self.density = None if latent is None else Settings.of(latent)
 
     def collate(self, items: Sequence[Item]) -> Batch:
@@ -116,7 +126,7 @@ class GrpoObjective:
         gaps = self._divergence(parts, said, tensors)
         if gaps is not None:
             each = each + settings.kl.beta * gaps
-        total = (each * tensors["scale"][owner]).sum() + self._legacy(said, tensors) + 0.0 * x.sum()
+        total = (each * tensors["scale"][owner]).sum() + self._legacy(said, tensors) + said.touched
         with torch.no_grad():
             return Outcome(total, _told(made, said, fixed, gaps, len(rows)))
 
@@ -160,14 +170,13 @@ class GrpoObjective:
     def _said(self, parts: Parts, x: Tensor, tensors: dict[str, Any], *, entropies: bool = False) -> Said:
         settings = self.settings
         hidden = replay(parts, x)
-        head = Head(parts, temperature=settings.temperature, memory=settings.logit_memory)
-        text, entropy = head.text(hidden[tensors["text_at"]], tensors["text_ids"], entropies=entropies)
+        head = Head(parts, hidden, temperature=settings.temperature, memory=settings.logit_memory)
+        text, entropy = head.text(tensors["text_at"], tensors["text_ids"], entropies=entropies)
         means = settings.latent_loss.kind in ("l1", "l2")
         found = {
-            kind: steps(parts, head, hidden, tensors, self.layout, kind, means=means)
-            for kind in self.layout.kinds
+            kind: steps(parts, head, tensors, self.layout, kind, means=means) for kind in self.layout.kinds
         }
-        return Said(text, entropy, found)
+        return Said(text, entropy, found, torch.stack(head.touched).sum())
 
     def _density(self, kind: int, one: Steps) -> Tensor:
         assert self.density is not None
