@@ -21,6 +21,18 @@ GRPO: dict[str, Any] = {
 }
 
 
+LATENT: dict[str, Any] = {
+    "latent": {
+        "input": {"kind": "soft", "max_topk": 6},
+        "markers": {"start": "wa", "end": "wb"},
+        "stop": 2,
+        "noise": {"kind": "concrete"},
+    },
+    "disturbance": {"entropy_threshold": 0.5, "max_ratio": 0.6},
+}
+"""Two latent steps before each answer."""
+
+
 def recipe(rows: Path, *, grpo: dict[str, Any] | None = None, **stage: Any) -> dict[str, Any]:
     """A recipe of one GRPO stage, as a resolved experiment; `train` and others override parts of it."""
     train = {"batch": 16, "micro_batch": 8, "steps": 4, "lr": 3e-3, **stage.pop("train", {})}

@@ -36,11 +36,24 @@ def attempt(case: harness.Case, moment: int) -> tuple[int, int]:
 
 
 def killed_and_resumed(folder: Path, count: int, seed: int) -> None:
+    """Several updates on each set, problems drawn anew, a reference model, latent steps whose threshold is
+    measured first, validation: all that a resume must bring back."""
     rows = harness.write_rows(folder / "rows.jsonl", 12)
     recipe = world.recipe(
         rows,
-        grpo={"minibatches": 2, "passes": 2, "zero_variance": "resample", "resample_rounds": 2},
-        train={"steps": 10, "batch": 8, "save_every": 3},
+        grpo={
+            "minibatches": 2,
+            "passes": 2,
+            "zero_variance": "resample",
+            "resample_rounds": 2,
+            "kl": {"beta": 0.05},
+            "latent_loss": {"reduction": "mean_over_dims"},
+        },
+        train={"steps": 10, "batch": 8, "save_every": 3, "eval_every": 4, "keep": {"best": "reward"}},
+        validation=harness.dataset(rows),
+        sampling={"temperature": 1.0, "max_new_tokens": 10},
+        latent=world.LATENT["latent"],
+        disturbance={"entropy_threshold": {"target_ratio": 0.5, "problems": 6}, "floor": 0.01},
     )
     whole = harness.Case(str(folder / "whole"), recipe)
     _, moments = attempt(whole, 0)

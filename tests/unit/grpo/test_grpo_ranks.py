@@ -8,20 +8,11 @@ from typing import Any
 import grpo_world as world
 import pytest
 import torch
-from grpo_world import harness
+from grpo_world import LATENT, harness
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.heavy
 
-LATENT: dict[str, Any] = {
-    "latent": {
-        "input": {"kind": "soft", "max_topk": 6},
-        "markers": {"start": "wa", "end": "wb"},
-        "stop": 2,
-        "noise": {"kind": "concrete"},
-    },
-    "disturbance": {"entropy_threshold": 0.5, "max_ratio": 0.6},
-}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "dapo": ({}, {}, {}),
     "grpo, two minibatches twice": (

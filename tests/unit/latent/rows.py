@@ -32,6 +32,12 @@ def row(
     return Row(LatentSpec(**said), end, begin, fixed, token, key, trace)
 
 
+def many(one: Row, count: int, *, seed: int = 0) -> Knobs:
+    """So many samples of one row's settings, each with a key of its own."""
+    knobs = Knobs.of([one]).take(torch.zeros(count, dtype=torch.long))
+    return knobs._replace(key=torch.arange(count) + seed * 1_000_003)
+
+
 def soft_knobs(n: int = 1, trace: int | None = 0, **settings: Any) -> Knobs:
     """n rows of a soft input; traced, so that mass and entropy are there."""
     return Knobs.of([row({"kind": "soft", **settings}, trace=trace) for _ in range(n)])

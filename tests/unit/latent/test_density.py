@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from rows import row
+from rows import many, row
 from torch import Tensor
 from torch.distributions import Categorical, Normal, kl_divergence
 from torch.distributions import Dirichlet as TorchDirichlet
@@ -39,7 +39,7 @@ def settings(kind: int) -> Settings:
 def drawn(kind: int, count: int = N) -> Actions:
     """So many steps drawn by the code that rollouts draw with, from softmax(LOGITS / HEAT) over the kept."""
     soft = {"kind": "soft", "temperature": HEAT, "max_topk": 5}
-    knobs = Knobs.of([row(soft, noise=NOISES[kind], key=i) for i in range(count)])
+    knobs = many(row(soft, noise=NOISES[kind]), count)
     logp = kept_logp(LOGITS[None], KEPT[None], HEAT).expand(count, -1)
     ids = torch.arange(5).expand(count, -1)
     nan = torch.full((count,), torch.nan)
@@ -71,7 +71,7 @@ def test_the_score_of_normal_noise_on_the_input_has_mean_zero() -> None:
     d = 8
     x = torch.randn(1, d).expand(N, -1)
     noise = {"kind": "gaussian", "strength": SIGMA}
-    knobs = Knobs.of([row("hidden", noise=noise, key=i) for i in range(N)])
+    knobs = many(row("hidden", noise=noise), N)
     sigma = Gaussian.sigma(x, knobs)
     z = Gaussian.draw(x, sigma, knobs, torch.zeros(N, dtype=torch.long))
     mean = x.clone().requires_grad_()
