@@ -78,7 +78,7 @@ class Request:
     thoughts: Thoughts | None = None
     """None: text alone."""
     tempered: bool = False
-    """Log-probs are those at the temperature of `sampling` instead of 1."""
+    """Log-probs are those at the temperature of `sampling` instead of 1 (vLLM's: after filters too)."""
 
 
 @dataclass(frozen=True, slots=True)

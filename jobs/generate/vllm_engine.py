@@ -28,10 +28,9 @@ from jobs.generate.transformers_engine import eos_ids
 from jobs.generate.vllm_args import Devices, Loading, Room, engine_args, environment
 from jobs.generate.vllm_plugin import wire
 from jobs.generate.vllm_requests import NO_PLACEHOLDER, Followed, Turn
-from jobs.generate.vllm_sync import Changes, Sync, Synced, sync_args
+from jobs.generate.vllm_sync import NO_CHANGES, Changes, Sync, Synced, sync_args
 from jobs.runtime.errors import JobUserError
 
-_NONE = Changes()
 _WAITING = 8  # 1/8 more requests than rows stand in vLLM, so that none of its rows is ever idle
 
 
@@ -39,8 +38,9 @@ class VllmEngine(Synced):
     """Starts vLLM on the weights of `loading`; see `jobs.generate.protocol.Engine`.
 
     `config` and `generation` are the model's configs as transformers reads them. `latent`: requests may take
-    latent steps. `on_step` as in `TransformersEngine`. `changes`: what its weights will go through. Raises
-    JobUserError where vLLM does not start.
+    latent steps. `on_step` as in `TransformersEngine`. `changes`: what its weights will go through.
+    `tempered`: all its log-probs are at the temperature of drawing. Raises JobUserError where vLLM does not
+    start.
     """
 
     name = "vllm"
@@ -56,7 +56,8 @@ class VllmEngine(Synced):
         devices: Devices,
         latent: bool = False,
         on_step: Callable[[int], bool] | None = None,
-        changes: Changes = _NONE,
+        changes: Changes = NO_CHANGES,
+        tempered: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.config = config.get_text_config(decoder=True)
@@ -72,6 +73,9 @@ class VllmEngine(Synced):
         """Tokens of prompts so far that vLLM had computed before, for another sample or an earlier turn."""
         begin = time.monotonic()
         also = sync_args(changes, devices, latent=latent)
+        self.tempered = tempered
+        if tempered:
+            also["logprobs_mode"] = "processed_logprobs"
         self._vllm: Any = _start(loading, self.config, self.architectures, room, devices, latent, also)
         self.sync = Sync(self._vllm, loading, config, devices, changes)
         self.seconds = time.monotonic() - begin
@@ -102,6 +106,10 @@ class VllmEngine(Synced):
                 f"({request.sampling.max_new_tokens}) exceed the {self.room.longest} positions that this "
                 "engine was started for"
             )
+        own = request.sampling
+        if self.tempered != request.tempered and own.temperature not in (0.0, 1.0):
+            at = "1" if self.tempered else "drawing"
+            return f"this engine's log-probs are not at the temperature of {at}"
         asked = request.thoughts
         if asked is None:
             return None

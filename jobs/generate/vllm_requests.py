@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jobs.generate.protocol import Request, Sample, StopCause, Thought, Thoughts
 from jobs.generate.rows import Row
 from jobs.generate.vllm_plugin.wire import KEY, pack, placeholder
+from jobs.latent.actions import unpack_actions
 from jobs.latent.knobs import LATENT, TEXT
 from jobs.latent.noise import request_key
 
@@ -117,7 +118,8 @@ class Followed:
         if told is not None:
             thoughts = told["thoughts"]
             trace = None if thoughts is None else [_thought(*each) for each in thoughts]
-            self.row.tell(told["causes"], trace)
+            actions = told["actions"]
+            self.row.tell(told["causes"], trace, None if actions is None else unpack_actions(actions))
         return self.row.sample(cause, error)
 
     def _opens(self, token: int) -> bool:

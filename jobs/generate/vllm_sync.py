@@ -29,6 +29,9 @@ class Changes:
     """It can give back its GPUs' memory. On a CPU nothing needs to be said."""
 
 
+NO_CHANGES = Changes()
+
+
 def sync_args(changes: Changes, devices: Devices, *, latent: bool) -> dict[str, Any]:
     """Arguments of vLLM's `EngineArgs`. Raises JobUserError for what cannot be had on these devices."""
     args: dict[str, Any] = {}

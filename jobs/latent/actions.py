@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -93,6 +94,18 @@ class Actions(NamedTuple):
     def first(self, count: int) -> Actions:
         """So many from the start."""
         return Actions._make(None if t is None else t[:count] for t in self)
+
+
+def pack_actions(actions: Actions) -> bytes:
+    """To be sent or kept; `unpack_actions` gives them back."""
+    held = io.BytesIO()
+    torch.save({name: value for name, value in actions._asdict().items() if value is not None}, held)
+    return held.getvalue()
+
+
+def unpack_actions(data: bytes) -> Actions:
+    found = torch.load(io.BytesIO(data), weights_only=True)
+    return Actions(**{"fed": None, **found})
 
 
 def stores_inputs(spec: LatentSpec, disturbance: DisturbanceSpec | None) -> bool:

@@ -20,6 +20,7 @@ from jobs.generate.make import make_engine, why_not_vllm
 from jobs.generate.protocol import Engine, Request, Sample
 from jobs.generate.vllm_args import Devices, Room, apart, own_gpus
 from jobs.generate.vllm_requests import unmarked
+from jobs.generate.vllm_sync import NO_CHANGES, Changes
 from jobs.generate.vllm_weights import Weights, weights
 from jobs.methods.peers import Peers
 from jobs.methods.protocol import Preempted, StageContext
@@ -115,9 +116,13 @@ def open_engine(
     on_step: Callable[[int], bool],
     *,
     only: str | None = None,
+    own: Any = None,
+    changes: Changes = NO_CHANGES,
+    tempered: bool = False,
 ) -> Engine:
     """The engine that the settings name, or the better one of `auto`, for these requests; it alone loads the
-    weights. `only`: why no engine but transformers will do. Raises JobUserError."""
+    weights. `only`: why no engine but transformers will do; `own`: a model that is there already, for
+    transformers; `changes`, `tempered`: see `VllmEngine`. Raises JobUserError."""
     where = f"{ctx.stage.name}.{ctx.stage.method}"
     if settings.needs_vllm or settings.engine == "auto":
         asked = list({id(r.thoughts): r.thoughts for r in requests if r.thoughts is not None}.values())
@@ -130,7 +135,8 @@ def open_engine(
         reason = only or why_not_vllm(config, asked) or unmarked(asked, tokenizer, held[0].eos(tokenizer))
         if reason is None:
             try:
-                return _vllm(ctx, settings, tokenizer, held[0], requests, on_step)
+                more = {"changes": changes, "tempered": tempered}
+                return _vllm(ctx, settings, tokenizer, held[0], requests, on_step, more)
             except JobUserError as error:
                 if settings.needs_vllm:
                     raise
@@ -141,19 +147,22 @@ def open_engine(
             raise JobUserError(f"vLLM cannot serve this: {reason}", hint=hint, where=f"{where}.{key}")
         if ctx.world.main:
             print(f"{ctx.stage.name}: engine: transformers, because {reason}", file=sys.stderr, flush=True)
-    model = load_model(
+    return make_engine(
+        own if own is not None else _loaded(ctx, settings, tokenizer),
+        tokenizer,
+        max_batch=settings.max_batch,
+        max_batch_tokens=settings.max_batch_tokens,
+        on_step=on_step,
+    )
+
+
+def _loaded(ctx: StageContext, settings: EngineSpec, tokenizer: Any) -> Any:
+    return load_model(
         ctx.stage,
         ctx.source,
         precision=settings.precision,
         device=distributed.device(ctx.world),
         vocab_size=len(tokenizer),
-    )
-    return make_engine(
-        model,
-        tokenizer,
-        max_batch=settings.max_batch,
-        max_batch_tokens=settings.max_batch_tokens,
-        on_step=on_step,
     )
 
 
@@ -164,8 +173,9 @@ def _vllm(
     found: Weights,
     requests: Sequence[Request],
     on_step: Callable[[int], bool],
+    more: dict[str, Any],
 ) -> Engine:
-    """vLLM on this process's GPUs, else on the CPU."""
+    """vLLM on this process's GPUs, else on the CPU; `more`: arguments of `VllmEngine`."""
     from jobs.generate.vllm_engine import VllmEngine
 
     if ctx.world.main and ctx.stage.model.attention != ModelSpec.model_fields["attention"].default:
@@ -197,6 +207,7 @@ def _vllm(
             devices=Devices(gpus, own_process=apart(len(gpus), distributed.joined())),
             latent=any(request.thoughts is not None for request in requests),
             on_step=on_step,
+            **more,
         )
 
 

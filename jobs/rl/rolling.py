@@ -38,14 +38,16 @@ class Stopped(Exception):
 
 class Colocated:
     """An engine in the trainer's own process. It generates when it is asked for samples, and never while the
-    trainer trains."""
+    trainer trains: with `sleeps` it gives back its GPU's memory meanwhile."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, *, sleeps: bool = False) -> None:
+        self.engine, self.sleeps = engine, sleeps
+        self._asleep = False
         self._into = InProcess(engine)
         self._asked: dict[str, list[Request]] = {}
 
     def push(self, model: nn.Module, version: int) -> None:
+        self._wake()
         self._into.push(model, version)
 
     def ask(self, key: str, requests: Sequence[Request]) -> None:
@@ -54,11 +56,20 @@ class Colocated:
     def take(self, key: str) -> Iterator[Sample]:
         requests = self._asked.pop(key)
         came = 0
+        self._wake()
         for sample in self.engine.generate(requests):
             came += 1
             yield sample
+        if self.sleeps and not self._asked:
+            self.engine.sleep()
+            self._asleep = True
         if came < len(requests):
             raise Stopped(f"{came} of {len(requests)} samples of {key} were there")
 
     def done(self, key: str) -> None:
         pass
+
+    def _wake(self) -> None:
+        if self._asleep:
+            self.engine.wake()
+            self._asleep = False

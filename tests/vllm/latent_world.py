@@ -106,7 +106,6 @@ class Vllm:
             **arguments,
         }
         self.llm = LLM(**args)
-        self.call(_keep_inputs)
 
     def call(self, function: Any, *args: Any) -> Any:
         return self.llm.collective_rpc(function, args=args)[0]
@@ -150,10 +149,6 @@ class Vllm:
         self.llm.llm_engine.engine_core.shutdown()
 
 
-def _keep_inputs(worker: Any) -> None:
-    worker._slots.keep_inputs = True
-
-
 def _account(worker: Any, ids: list[str]) -> dict[str, Any]:
     """What each position was fed, and the story that `latent_pop` tells."""
     slots = worker._slots
@@ -161,8 +156,16 @@ def _account(worker: Any, ids: list[str]) -> dict[str, Any]:
     ledgers = {
         id: (slots._held[n].ledger if n in slots._held else slots._finished[n]) for id, n in names.items()
     }
-    fed = {id: ledger.inputs() for id, ledger in ledgers.items()}
+    fed = {id: _inputs(ledger, slots) for id, ledger in ledgers.items()}
     return {id: (fed[id], story) for id, story in worker.latent_pop(ids).items()}
+
+
+def _inputs(ledger: Any, slots: Any) -> list[list[float] | None]:
+    """What each position of an answer was fed, None where it is a token."""
+    count = len(ledger)
+    tokens = torch.zeros(count, slots.embedding.shape[-1])
+    vectors = ledger.fed(0, count, tokens, slots.embedding, slots.mix)
+    return [x.float().tolist() if there else None for x, there in zip(vectors, ledger.latent(), strict=True)]
 
 
 def _sample(

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from jobs.generate.trace import Trace
-from jobs.latent.knobs import CAUSES
+from jobs.latent.actions import Actions, pack_actions, stores_inputs
+from jobs.latent.knobs import CAUSES, Row
 from jobs.latent.state import State
 from jobs.latent.step import Draw, Mix
 
@@ -30,8 +31,9 @@ class Record(NamedTuple):
 class Ledger:
     """The positions of one request's answer, in order. What follows its last span is left out."""
 
-    def __init__(self, trace: int | None) -> None:
-        self.trace = trace
+    def __init__(self, row: Row) -> None:
+        self.trace, self.record = row.trace, row.record
+        self.vectors = stores_inputs(row.spec, row.disturbance)
         self._steps: list[tuple[Record, int]] = []
 
     def __len__(self) -> int:
@@ -63,26 +65,33 @@ class Ledger:
         return torch.cat([torch.stack(out), tokens[len(out) :]]) if out else tokens
 
     def story(self) -> dict[str, Any]:
-        """Read it all: why each span ended, and the trace where one was asked for, as plain values."""
+        """Read it all: why each span ended, as plain values the trace and packed all that a training needs,
+        where they were asked for."""
+        actions = self._actions() if self.record else None
         if not self._steps:
-            return {"causes": [], "thoughts": [] if self.trace is not None else None}
+            return {"causes": [], "thoughts": [] if self.trace is not None else None, "actions": actions}
         cause = torch.stack([record.cause[row] for record, row in self._steps]).tolist()
         return {
             "causes": [CAUSES[c] for c in cause if c],
             "thoughts": None if self.trace is None else self._thoughts(self.trace),
+            "actions": actions,
         }
 
-    def inputs(self) -> list[list[float] | None]:
-        """What each position is fed, None where it is a token or its input was not kept."""
-        pairs = zip(self._steps, self._latent(), strict=True)
-        return [r.x[row].float().tolist() if there and r.x is not None else None for (r, row), there in pairs]
+    def _actions(self) -> bytes:
+        """All latent steps, packed: they may have to cross into another process."""
+        there = [step for step, latent in zip(self._steps, self.latent(), strict=True) if latent]
+        steps = [(r.thought, r.thought.weights if r.x is None else r.x, row) for r, row in there]
+        return pack_actions(Actions.of(steps, fed=self.vectors))
 
-    def _latent(self) -> list[bool]:
+    def latent(self) -> list[bool]:
+        """Which positions are latent steps."""
+        if not self._steps:
+            return []
         return torch.stack([record.latent[row] for record, row in self._steps]).tolist()
 
     def _thoughts(self, top: int) -> list[list[Any]]:
         trace = Trace(top)
-        for (record, row), there in zip(self._steps, self._latent(), strict=True):
+        for (record, row), there in zip(self._steps, self.latent(), strict=True):
             if there:
                 trace.add(record.thought, row)
         return [[t.entropy, list(t.ids), list(t.weights), t.mass, t.noised] for t in trace.thoughts()]

@@ -101,13 +101,9 @@ class Slots:
     `embedding` and `mix`: see `jobs.latent.step.step`; d is the width of what is fed.
     """
 
-    def __init__(
-        self, count: int, width: int, embedding: Tensor, *, mix: Mix = soft, keep_inputs: bool = False
-    ) -> None:
+    def __init__(self, count: int, width: int, embedding: Tensor, *, mix: Mix = soft) -> None:
         device = embedding.device
         self.embedding, self.mix, self.device = embedding, mix, device
-        self.keep_inputs = keep_inputs
-        """Whatever its kind, what a latent step is fed stays until its story is told."""
         zero = torch.zeros(count, dtype=torch.int64, device=device)
         window = torch.zeros(count, 0, width, dtype=embedding.dtype, device=device)
         self._state = State._make([*(zero.clone() for _ in State._fields[:-1]), window])
@@ -135,7 +131,7 @@ class Slots:
         """A request comes, or comes again after a preemption with the first `outputs` positions of its
         answer kept."""
         before = self._held.get(id)
-        ledger = before.ledger if before else self._finished.pop(id, Ledger(asked.row.trace))
+        ledger = before.ledger if before else self._finished.pop(id, Ledger(asked.row))
         ledger.cut(outputs)
         slot = before.slot if before else self._slot()
         held = _Held(id, asked, slot, prompt, ledger, outputs, outputs)
@@ -289,8 +285,8 @@ class Slots:
     def _kept(self, x: Tensor, group: _Group) -> Tensor | None:
         """What must be kept of `x` to feed these positions again."""
         knobs = group.knobs
-        told = knobs.kinds <= {SOFT} and GAUSSIAN not in knobs.noises
-        return None if told and not self.keep_inputs else x
+        told = knobs.kinds <= {SOFT} and GAUSSIAN not in knobs.noises and not knobs.floors
+        return None if told else x
 
     def _begin(self, held: _Held) -> None:
         """The slot's state before the first position of an answer."""
@@ -400,7 +396,7 @@ def _without_window(state: State) -> State:
 
 
 def _small(thought: Any) -> Any:
-    return thought._replace(ids=thought.ids.int(), weights=thought.weights.float())
+    return thought._replace(ids=thought.ids.int(), weights=thought.weights.float(), x=thought.x.float())
 
 
 def _put(whole: Tensor, at: Tensor | None, values: Tensor) -> None:

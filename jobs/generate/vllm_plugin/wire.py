@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from jobs.generate.protocol import Thoughts
 from jobs.latent.knobs import Row
+from latentctl.spec.disturbance import DisturbanceSpec
 from latentctl.spec.engine import VLLM_TOP_K
 from latentctl.spec.latent import LATENT_TOKEN, ContextualInput, LatentSpec, SoftInput
 
@@ -30,6 +31,7 @@ def pack(
     """`thoughts` for the wire; `key` as `jobs.latent.noise.request_key` gives it. Requests of one `group`
     have one prompt, whose keys and values they share. `opens`: the start marker is forced as the answer's
     first tokens; else the prompt ends with it, or the model writes it."""
+    said = thoughts.disturbance
     return {
         "spec": thoughts.spec.model_dump(mode="json"),
         "start": list(thoughts.start),
@@ -37,6 +39,8 @@ def pack(
         "fixed": thoughts.fixed,
         "token": thoughts.token,
         "trace": thoughts.trace,
+        "disturbance": None if said is None else said.model_dump(mode="json"),
+        "records": thoughts.record,
         "key": key,
         "record": record,
         "group": group,
@@ -55,6 +59,8 @@ def unpack(said: dict[str, Any]) -> Asked:
         said["token"],
         said["key"],
         said["trace"],
+        None if said["disturbance"] is None else DisturbanceSpec.model_validate(said["disturbance"]),
+        said["records"],
     )
     opens = said["opens"] and row.spec.start == "prompt"
     return Asked(row, said["record"], start if opens else ())

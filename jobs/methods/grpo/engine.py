@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from jobs.generate.make import make_engine
+import torch
+
 from jobs.generate.protocol import Engine, Request
+from jobs.generate.vllm_sync import Changes
 from jobs.methods.protocol import StageContext
 from jobs.methods.sharing import check, open_engine
 from jobs.rl.rolling import Colocated, Roller
@@ -23,7 +25,8 @@ def open_roller(
     engine = _engine(ctx, settings, trainer, samples)
     try:
         check(ctx.stage.name, samples, engine)
-        yield Colocated(engine)
+        sleeps = engine.name == "vllm" and torch.cuda.is_available()
+        yield Colocated(engine, sleeps=sleeps)
     finally:
         engine.close()
 
@@ -33,14 +36,13 @@ def _engine(
 ) -> Engine:
     """vLLM with a copy of the weights; or transformers on the very model that is trained, which costs no
     memory: under ZeRO-3, where that lies in pieces, on a copy."""
-    on_step = lambda tokens: ctx.stop.set  # noqa: E731
-    shared = trainer.train.zero_stage < 3
-    if settings.engine == "transformers" and shared:
-        return make_engine(
-            trainer.model,
-            trainer.tokenizer,
-            max_batch=settings.max_batch,
-            max_batch_tokens=settings.max_batch_tokens,
-            on_step=on_step,
-        )
-    return open_engine(ctx, settings, trainer.tokenizer, samples, on_step)
+    return open_engine(
+        ctx,
+        settings,
+        trainer.tokenizer,
+        samples,
+        lambda tokens: ctx.stop.set,
+        own=trainer.model if trainer.train.zero_stage < 3 else None,
+        changes=Changes(sleeps=torch.cuda.is_available()),
+        tempered=settings.temperature != 1.0,
+    )

@@ -129,13 +129,19 @@ class Grpo:
             )
         problems = Problems(self.questions, self.asking.prompt, settings, seed=trainer.seed("rollouts"))
         longest = [problems.request(place, 0) for place in range(len(problems))]
-        held_out = None if self.held_out is None else Held(self.asking, self.held_out, self.tokenizer)
+        held_out = self._validation()
         longest += held_out.requests if held_out else []
         roller = self.held.enter_context(open_roller(ctx, settings, trainer, longest))
         validation = None if held_out is None else Validation(held_out, roller, self.rewards, ctx.world)
         collector = Collector(plan, problems, self.rewards, roller, settings)
         self.source = RolloutSource(ctx, trainer, plan, collector, roller, validation, settings)
         return self.source
+
+    def _validation(self) -> Held | None:
+        if self.held_out is None:
+            return None
+        tempered = self.settings.temperature != 1.0
+        return Held(self.asking, self.held_out, self.tokenizer, tempered=tempered)
 
     def _latent(self) -> dict[str, Any]:
         """What an evaluation of the checkpoint needs: noise is the training's alone."""

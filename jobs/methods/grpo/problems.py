@@ -94,11 +94,12 @@ def quiet(thoughts: Thoughts | None) -> Thoughts | None:
     return replace(thoughts, spec=thoughts.spec.model_copy(update={"noise": None}))
 
 
-def validation_requests(questions: Questions) -> list[Request]:
-    """Every sample of every validation problem, as an evaluation would draw them."""
+def validation_requests(questions: Questions, *, tempered: bool) -> list[Request]:
+    """Every sample of every validation problem, as an evaluation would draw them. `tempered`: the engine is
+    one of tempered log-probs; nobody reads these."""
     samples = questions.sampling.samples
     asked = [questions.request(row, k) for row in range(len(questions.examples)) for k in range(samples)]
-    return [replace(one, thoughts=quiet(one.thoughts)) for one in asked]
+    return [replace(one, thoughts=quiet(one.thoughts), tempered=tempered) for one in asked]
 
 
 def rollout(place: int, group: int, request: Request, sample: Sample) -> Rollout:

@@ -20,10 +20,10 @@ from jobs.runtime.errors import JobUserError
 class Held:
     """The validation problems of a stage as requests."""
 
-    def __init__(self, asking: Asking, data: Loaded, tokenizer: Any) -> None:
+    def __init__(self, asking: Asking, data: Loaded, tokenizer: Any, *, tempered: bool) -> None:
         self.questions: Questions = asking.put(data, data.examples, tokenizer=tokenizer)
         self.texts = Texts(self.questions, asking.prompt)
-        self.requests = validation_requests(self.questions)
+        self.requests = validation_requests(self.questions, tempered=tempered)
 
 
 class Validation:

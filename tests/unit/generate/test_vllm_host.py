@@ -121,7 +121,7 @@ def test_a_span_is_followed_by_the_ids_that_come() -> None:
     assert turn.sampling["stop_token_ids"] == [9], "an end that is part of a marker ends nothing in vLLM"
     causes = [one.take(i, -0.5) for i in (RECORD, RECORD, 3, 4, 5, 1, 2, 9)]
     assert causes == [*[None] * 7, "eos"]
-    told = {"causes": ["fixed"], "thoughts": [[0.1, [5], [0.5], 1.0, False]] * 3}
+    told = {"causes": ["fixed"], "thoughts": [[0.1, [5], [0.5], 1.0, False]] * 3, "actions": None}
     sample = one.sample("eos", told=told)
     assert sample.ids == [3, 4, 5, 1, 2]
     assert (sample.latents, sample.latent_cause, sample.spans) == (2, "fixed", ((0, 2),))
@@ -135,7 +135,7 @@ def test_an_answer_cut_in_a_later_span_keeps_the_budget_as_its_cause() -> None:
     one.turn()
     ids = (1, 2, RECORD, RECORD, 3, 4, 1, 2, RECORD)
     assert [one.take(i, -0.5) for i in ids] == [*[None] * 8, "length"]
-    sample = one.sample("length", told={"causes": ["fixed"], "thoughts": None})
+    sample = one.sample("length", told={"causes": ["fixed"], "thoughts": None, "actions": None})
     assert (sample.latent_cause, sample.spans) == ("budget", ((2, 2), (6, 1)))
 
 
@@ -143,7 +143,7 @@ def test_a_second_span_that_has_not_begun_leaves_the_first_ones_cause() -> None:
     one = followed(replace(ask("a", [7], max_new_tokens=8), thoughts=thinking()))
     one.turn()
     assert [one.take(i, -0.5) for i in (1, 2, RECORD, RECORD, 3, 4, 1, 2)][-1] == "length"
-    sample = one.sample("length", told={"causes": ["max_len"], "thoughts": None})
+    sample = one.sample("length", told={"causes": ["max_len"], "thoughts": None, "actions": None})
     assert (sample.latent_cause, sample.spans) == ("max_len", ((2, 2), (6, 0)))
 
 
