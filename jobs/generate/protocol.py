@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from latentctl.spec.disturbance import DisturbanceSpec
 from latentctl.spec.latent import LatentSpec
 from latentctl.spec.sampling import SamplingSpec
+from latentctl.spec.tree import TreeSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +64,19 @@ class Thought:
     noised: bool = False
 
 
+class Branch(NamedTuple):
+    """How a searched row descends (`jobs.generate.tree`)."""
+
+    parent: int | None
+    """Index of the sample that it left; None: the first row of its problem."""
+    birth: int
+    """Tokens that it shares with it."""
+    prob: float
+    """Of the token at which it left, at temperature 1."""
+    duplicate: bool
+    """A double of the first row, where fewer were found than asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One sample asked of an engine. `index` counts the samples of one problem."""
@@ -77,6 +91,9 @@ class Request:
     bound."""
     thoughts: Thoughts | None = None
     """None: text alone."""
+    tree: TreeSpec | None = None
+    """Search the rows of this problem (all its requests say so) instead of sampling them. The engine
+    transformers alone, text alone."""
     tempered: bool = False
     """Log-probs are those at the temperature of `sampling` instead of 1 (vLLM's: after filters too)."""
 
@@ -117,6 +134,8 @@ class Sample:
     """Places in `ids` of tokens that were forced, not drawn: `forced` of them."""
     actions: Actions | None = None
     """All latent steps of all spans, where the request asked to `record`."""
+    branch: Branch | None = None
+    """None: it was not searched."""
 
 
 class EngineInfo(NamedTuple):

@@ -8,7 +8,7 @@ depends on which rows stand beside it, beyond the rounding of the matrix product
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +25,7 @@ from jobs.generate.sampling import Knobs, draw
 from jobs.generate.score import entropies, score
 from jobs.generate.spans import Spans
 from jobs.generate.thoughts import misfit, window
+from jobs.generate.tree import Judge, TreeSearch
 from jobs.generate.weights import Source, check, copy_into, shapes, stream
 from jobs.latent.knobs import TEXT
 from jobs.latent.noise import uniform
@@ -61,6 +62,10 @@ class TransformersEngine(Holding):
         self.max_batch_tokens = max_batch_tokens
         self.on_step = on_step
         self.eos = eos_ids(model, tokenizer)
+        self.judge: Judge | None = None
+        """Of a tree search that asks a divergence model."""
+        self.told: Counter[str] = Counter()
+        """What tree searches did, see `jobs.generate.tree.TreeSearch`."""
         self.tokens = 0
         """Generated so far, over all calls."""
 
@@ -75,6 +80,8 @@ class TransformersEngine(Holding):
             return reason
         if request.thoughts is None:
             return None
+        if request.tree is not None:
+            return "tree search is for text alone, and this request takes latent steps"
         try:
             _ = self.runner.parts
         except JobUserError as error:
@@ -88,6 +95,16 @@ class TransformersEngine(Holding):
     def _generate(self, requests: Iterable[Request]) -> Generator[Sample, None, None]:
         admitted, refused = sorted_out(requests, self.refuses)
         yield from refused
+        searched = [r for r in admitted if r.tree is not None]
+        for spec in dict.fromkeys(r.tree.model_dump_json() for r in searched if r.tree is not None):
+            mine = [r for r in searched if r.tree is not None and r.tree.model_dump_json() == spec]
+            assert mine[0].tree is not None
+            search = TreeSearch(self, mine[0].tree, self.judge)
+            yield from search.run(mine)
+            self.told.update(search.told)
+            if search.stopped:
+                return
+        admitted = [r for r in admitted if r.tree is None]
         batch = _Batch(self, admitted)
         try:
             while batch.rows or batch.waiting:

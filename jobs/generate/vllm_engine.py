@@ -106,6 +106,8 @@ class VllmEngine(Synced):
                 f"({request.sampling.max_new_tokens}) exceed the {self.room.longest} positions that this "
                 "engine was started for"
             )
+        if request.tree is not None:
+            return "tree search is a mode of the engine transformers: say engine: transformers"
         own = request.sampling
         if self.tempered != request.tempered and own.temperature not in (0.0, 1.0):
             at = "1" if self.tempered else "drawing"

@@ -65,7 +65,8 @@ def _latent(stage: StageBase, settings: GrpoSettings, draft: Draft) -> list[Foun
         words = "kl compares weights of tokens, and this noise falls on the vector that is fed"
         found.append(at(draft, ("grpo", "latent_loss", "kind"), words, "expected pg, l1 or l2"))
     if settings.rollout.ahead and (noise is not None or floor):
-        words = "rollouts of an older policy cannot be corrected for on latent steps: no engine knows their density"
+        words = "rollouts of an older policy cannot be corrected for: no engine knows the density of its "
+        words += "latent steps"
         found.append(at(draft, ("grpo", "rollout", "ahead"), words, "leave it out, or train on text alone"))
     several = settings.updates > 1 and (noise is not None or floor)
     if several and kind == "pg" and settings.latent_loss.reduction == "sum":

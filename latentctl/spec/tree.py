@@ -3,7 +3,7 @@ arXiv 2510.24302)."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -30,15 +30,32 @@ class TreeSpec(Spec):
     """So many tokens after its birth a branch is compared with its parent; too similar ones are removed."""
     min_distance: float = Field(default=0.4, ge=0, le=1)
     """Edit distance over length below which a branch is too similar. 0: never removed."""
+    adapt: bool = False
+    """Move min_prob and max_gap by 0.01, at most ten times a problem: stricter where many candidates find no
+    room, looser where room stays empty."""
     sample: Literal["none", "full", "always"] = "none"
     """Rows with one candidate: the most likely token (`none`), a drawn one once the problem has all its rows
     (`full`), or always a drawn one."""
 
 
+Shares = dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=0, le=1)]]
+
+
 class TreeRollouts(TreeSpec):
     """Tree search as a source of rollouts for GRPO."""
 
-    share: dict[int, float] = Field(default_factory=lambda: {0: 1.0, 10: 0.75, 20: 0.5, 80: 0.25, 200: 0.0})
+    share: Shares = Field(
+        default_factory=lambda: {0: 1.0, 10: 0.75, 20: 0.5, 80: 0.25, 200: 0.0}, min_length=1
+    )
     """From this optimizer step on this share of the problems is searched; the rest is sampled."""
     max_len: int | None = Field(default=None, ge=1)
     """Branch within the first so many tokens; the rest of each row is sampled. Unsaid: everywhere."""
+
+    def share_at(self, step: int) -> float:
+        """Of the problems that are searched at an optimizer step."""
+        return self.share[max((s for s in self.share if s <= step), default=min(self.share))]
+
+    def searched(self, step: int, group: int) -> bool:
+        """Whether the group `group` (from 0) of a step is searched: spread evenly, the same on every rank."""
+        share = self.share_at(step)
+        return int((group + 1) * share) > int(group * share)
