@@ -23,6 +23,7 @@ from jobs.runtime.errors import JobUserError
 from latentctl.spec.latent import LatentSpec
 from latentctl.spec.prompt import PromptSpec
 from latentctl.spec.sampling import SamplingSpec
+from latentctl.spec.tree import TreeSpec
 
 _TRAINED = ("input", "markers", "start")
 """Parts of the latent settings that belong to the weights; when a span stops is the evaluation's choice."""
@@ -83,13 +84,14 @@ class Questions:
         self.prompt_hash = _hash([ids for _, ids in self.prompts])
         self.data_hash = _hash([(e.id, e.question, e.answer) for e in examples])
 
-    def request(self, place: int, index: int, *, trace: int | None = None) -> Request:
-        """Sample `index` of the problem at `place`; `trace` as in `Thoughts`."""
+    def request(
+        self, place: int, index: int, *, trace: int | None = None, tree: TreeSpec | None = None
+    ) -> Request:
+        """Sample `index` of the problem at `place`; `trace` as in `Thoughts`, `tree` as in `Request`."""
         example = self.examples[place]
         ids = self.prompts[place][1]
-        return Request(
-            example.id, index, ids, self.sampling, self.markers, self._thoughts(len(example.steps), trace)
-        )
+        asked = self._thoughts(len(example.steps), trace)
+        return Request(example.id, index, ids, self.sampling, self.markers, asked, tree)
 
     def marker_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Token ids around a latent span; empty for text alone."""

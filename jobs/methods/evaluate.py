@@ -7,13 +7,14 @@ done when its row is on disk, and its trace was written before that.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from jobs.data.load import Loaded, load
 from jobs.generate.protocol import Sample
-from jobs.grade import samples
+from jobs.grade import diversity, samples
 from jobs.grade.judge import judge, summary
 from jobs.grade.registry import get
 from jobs.methods.asking import Asking, Questions
@@ -71,7 +72,7 @@ class Evaluate:
             share.report()
             return NOTHING_LEFT
         requests = [
-            questions.request(place, index, trace=self._trace(place))
+            questions.request(place, index, trace=self._trace(place), tree=self.settings.tree)
             for (_, index), place in share.asked.items()
         ]
         engine = open_engine(self.ctx, self.settings, questions.tokenizer, requests, share.on_step)
@@ -98,7 +99,11 @@ class Evaluate:
         traced = {e.id for i, e in enumerate(questions.examples) if self._trace(i) is not None}
         traces = {samples.key(row) for row in samples.read_parts(self.part.parent, "traces")}
         rows = map(samples.key, samples.read_parts(self.part.parent))
-        return {key for key in rows if key[0] not in traced or key in traces}
+        done = {key for key in rows if key[0] not in traced or key in traces}
+        if self.settings.tree is None:
+            return done
+        count = Counter(id for id, _ in done)  # a tree that was not finished is searched again
+        return {key for key in done if count[key[0]] == self.ctx.stage.sampling.samples}
 
     def _grade(self, data: Loaded, questions: Questions, grader: str) -> dict[str, Any]:
         """Merge all processes' rows, each sample once, in the order of the dataset; grade; count."""
@@ -116,6 +121,10 @@ class Evaluate:
         )
         facts = self.asking.facts()
         numbers = summary(rows, facts["latent"])
+        if self.settings.tree is not None:
+            numbers["tree"] = diversity.searched(rows)
+        if self.settings.tree is not None or self.settings.diversity:
+            numbers["diversity"] = diversity.report(rows)
         ensure_current(ctx.job, ctx.attempt)
         traces = {samples.key(row): row for row in samples.read_parts(self.part.parent, "traces")}
         if traces:

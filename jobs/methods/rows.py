@@ -52,7 +52,23 @@ class Rows:
         }
         if self.questions.latent is not None:
             row |= {"latents": sample.latents, "latent_cause": sample.latent_cause, "spans": spans}
+        if sample.branch is not None:
+            row["branch"] = self._branch(sample)
         return row | ({"error": sample.error} if sample.error else {})
+
+    def _branch(self, sample: Sample) -> Row:
+        """How a searched answer descends, and its text from there on."""
+        branch = sample.branch
+        assert branch is not None
+        birth = branch.birth
+        return {
+            "parent": branch.parent,
+            "birth": birth,
+            "prob": round(branch.prob, 6),
+            "token": decode(self.tokenizer, sample.ids[birth : birth + 1]),
+            "at": self._characters(sample, birth),
+            "duplicate": branch.duplicate,
+        }
 
     def trace(self, sample: Sample) -> Row:
         """Row of traces.jsonl: what each latent step of a traced sample said."""

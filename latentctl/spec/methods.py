@@ -19,6 +19,7 @@ from latentctl.spec.base import Spec
 from latentctl.spec.curriculum import EpochList, StepList
 from latentctl.spec.engine import EngineSpec
 from latentctl.spec.stage import StageBase
+from latentctl.spec.tree import TreeSpec
 
 
 class MethodSettings(Spec):
@@ -218,6 +219,10 @@ class EvalSettings(EngineSpec, MethodSettings):
     trace_top: int = Field(default=5, ge=1, le=100)
     trace_problems: int = Field(default=100, ge=0)
     """Only the first so many problems are traced."""
+    tree: TreeSpec | None = None
+    """Search each problem's answers as a tree, `sampling.samples` of them, instead of drawing them."""
+    diversity: bool = False
+    """Also say how different the answers of a problem are; always said of searched ones."""
 
 
 class CalibrateSettings(EngineSpec, MethodSettings):

@@ -20,6 +20,7 @@ from latentctl.spec.reward_rules import rewards
 from latentctl.spec.short_forms import SHORT_FORMS, long_form
 from latentctl.spec.stage import StageBase
 from latentctl.spec.stages import Draft
+from latentctl.spec.tree_rules import searching
 from latentctl.spec.validate import validate
 from latentctl.spec.yaml_marks import Mark, Node
 
@@ -88,7 +89,8 @@ def _stage(draft: Draft, source: str) -> tuple[StageBase | None, Node, list[Foun
     stage, new = validate(tree, methods.stage_model(draft.method))
     found += new
     if stage is not None:
-        found += training(stage, draft) + latent(stage, draft) + engine(stage, draft) + grpo(stage, draft)
+        for rules in (training, latent, engine, grpo, searching):
+            found += rules(stage, draft)
     return stage, tree, found
 
 

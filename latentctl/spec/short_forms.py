@@ -19,7 +19,12 @@ SHORT_FORMS = {
 """Path in a stage -> the key which the one value is. A dataset's text may also be its `path`."""
 KINDS = (("latent", "input"), ("latent", "noise"))
 """Paths of blocks whose keys depend on their `kind`."""
-NULL_SAYS = (("latent", "input", "max_topk"), ("coconut", "marker_init"))
+NULL_SAYS = (
+    ("latent", "input", "max_topk"),
+    ("coconut", "marker_init"),
+    ("eval", "tree", "max_gap"),
+    ("grpo", "tree", "max_gap"),
+)
 """Paths at which null is a value like another. Anywhere else it takes away what would be inherited."""
 _LATER = ("coconut", "eval_each")
 """What stands below is merged over another stage later on: its nulls have to last until then."""

@@ -1,7 +1,7 @@
 """What a GRPO step costs here over one of TRL's GRPOTrainer: same model, prompts, group size and lengths.
 
-Both train side by side in one process: after every step of TRL's trainer ours takes one, with rollouts, rewards,
-loss and optimizer. Measured is CPU time of the process on one thread; a ratio is formed in each round.
+Both train side by side in one process: after every step of TRL's trainer ours takes one, with rollouts,
+rewards, loss and optimizer. Measured is CPU time of the process on one thread; a ratio is formed each round.
 
     python tests/bench/bench_grpo.py [--rounds 9] [--engine transformers|vllm] [--json FILE]
 

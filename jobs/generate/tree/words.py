@@ -5,9 +5,9 @@ from __future__ import annotations
 import string
 
 _WORDS = """
-a an and are as at be been but by can do does for from had has have he her his i if in into is it its let me my
-no not of on or our she so some than that the their them then there these they this those to up us was we were
-what when which who will with would you your
+a an and are as at be been but by can do does for from had has have he her his i if in into is it its let me
+my no not of on or our she so some than that the their them then there these they this those to up us was we
+were what when which who will with would you your
 """
 STOP_WORDS = frozenset(_WORDS.split())
 

@@ -115,13 +115,20 @@ class Collector:
         return [(p, drawn[g]) for p in self.plan.every if (g := p // self.plan.group) in drawn]
 
     def _send(self, number: int, rounds: int, drawn: dict[int, int]) -> None:
-        requests = [self.problems.request(at, p % self.plan.group) for p, at in self._mine(drawn)]
+        requests = [self._request(number, p, at) for p, at in self._mine(drawn)]
         self.roller.ask(_key(number, rounds), requests)
+
+    def _request(self, number: int, place: int, at: int) -> Request:
+        """Of the rollout at `place` of a set, whose problem stands at `at` of the stream."""
+        tree = self.settings.tree
+        group, index = divmod(place, self.plan.group)
+        searched = tree is not None and tree.searched(number * self.plan.updates, group)
+        return self.problems.request(at, index, searched=searched)
 
     def _take(self, number: int, rounds: int, drawn: dict[int, int], held: dict[int, Rollout]) -> None:
         where: dict[tuple[str, int], tuple[int, int, Request]] = {}
         for place, at in self._mine(drawn):
-            request = self.problems.request(at, place % self.plan.group)
+            request = self._request(number, place, at)
             where[request.id, request.index] = place, at, request
         came: list[tuple[int, Rollout]] = []
         try:

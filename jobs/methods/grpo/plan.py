@@ -38,9 +38,16 @@ class SetPlan:
         first = step % self.updates % self.minibatches * self.split.batch
         return range(first, first + self.split.batch)
 
+    @property
+    def whole_groups(self) -> bool:
+        """Whether every group is made by one rank: a prompt is read once then, and a tree needs it."""
+        return self.split.batch % (self.group * self.split.world) == 0
+
     def mine(self, step: int) -> list[int]:
         """Those of them that this rank trains on, and makes."""
         places = self.minibatch(step)
+        if self.whole_groups:
+            return [p for p in places if p // self.group % self.split.world == self.split.rank]
         return [place for part in self.split.parts(places) for place in part]
 
     @property

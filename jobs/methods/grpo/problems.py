@@ -40,15 +40,23 @@ class Problems:
     def __len__(self) -> int:
         return len(self.questions.examples)
 
-    def request(self, place: int, index: int) -> Request:
-        """Rollout `index` of the problem at `place` of the stream."""
+    def request(self, place: int, index: int, *, searched: bool = False) -> Request:
+        """Rollout `index` of the problem at `place` of the stream, sampled or found by tree search."""
         row = self.order.row(place)
         asked = self.questions.request(row, index)
         thoughts = asked.thoughts
         if thoughts is not None:
             thoughts = replace(thoughts, disturbance=self.disturbance, record=True)
         name = f"{place}:{asked.id}"
-        return replace(asked, id=name, sampling=self.sampling, thoughts=thoughts, markers=None, tempered=True)
+        return replace(
+            asked,
+            id=name,
+            sampling=self.sampling,
+            thoughts=thoughts,
+            markers=None,
+            tempered=True,
+            tree=self.settings.tree if searched else None,
+        )
 
     def attempt(self, place: int, sample: Sample) -> Attempt:
         """What the rewards are asked about."""
@@ -104,7 +112,7 @@ def validation_requests(questions: Questions, *, tempered: bool) -> list[Request
 
 def rollout(place: int, group: int, request: Request, sample: Sample) -> Rollout:
     """A sample that came, at its place in the set."""
-    branch = getattr(sample, "branch", None)
+    branch = sample.branch
     return Rollout(
         place,
         group,

@@ -23,6 +23,7 @@ _COLUMNS = (
     "noised",
     "truncated",
     "stale",
+    "searched",
 )
 
 
@@ -43,6 +44,8 @@ class Table:
     truncated: Tensor
     stale: Tensor
     """Policy version now less the one that it was drawn with."""
+    searched: Tensor
+    """Found by tree search, not drawn."""
     names: tuple[str, ...]
     values: Tensor
     known_values: Tensor
@@ -66,6 +69,7 @@ class Table:
                 noised,
                 sample.cause == "length",
                 version - sample.version,
+                not one.drawn,
             ]
             said = [one.rewards.get(name) for name in names]
             row += [0.0 if v is None else v for v in said] + [v is not None for v in said]
@@ -94,6 +98,7 @@ class Table:
             "truncated": mean(self.truncated),
             "ungraded": n - known,
             "staleness": mean(self.stale),
+            "searched": mean(self.searched),
         }
         if latents:
             found |= {"latents": mean(self.latents), "disturbed": float(self.noised.sum()) / latents}

@@ -70,3 +70,11 @@ def test_validation_counts_accuracy_and_reward_without_touching_training(tmp_pat
     assert all(0 <= r["validation_accuracy"] <= 1 and 0 < r["validation_reward"] <= 1 for r in found)
     assert plain.losses() == validated.losses()
     assert validated.result()["best"]["metric"] == "reward"
+
+
+def test_searched_rollouts_are_trained_on_and_their_share_falls(tmp_path: Path, rows: Path) -> None:
+    tree = {"min_prob": 0.001, "max_gap": None, "look_ahead": [], "share": {0: 1.0, 1: 0.5, 2: 0.0}}
+    done = run(tmp_path / "run", world.recipe(rows, grpo={"tree": tree}, train={"steps": 3}))
+    shares = [r["searched"] for r in done.rows() if "searched" in r]
+    assert shares == [1.0, 0.5, 0.0]
+    assert all(r["mismatch"] < 1e-3 for r in done.rows() if "mismatch" in r)

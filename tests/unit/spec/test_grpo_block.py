@@ -22,12 +22,13 @@ BAD = [
     ),
     (
         "train: {batch: 12}",
-        "r.yaml:4:9: train.batch: 12 rollouts (train.batch × minibatches) are no whole number of groups of 8\n"
+        "r.yaml:4:9: train.batch: 12 rollouts (train.batch × minibatches) are no whole number of groups of "
+        "8\n"
         "hint: make train.batch × minibatches 8 or 16, or change group_size",
     ),
     (
         "grpo: {group_size: 5}\ntrain: {batch: 4}",
-        "r.yaml:4:8: grpo.group_size: 4 rollouts (train.batch × minibatches) are no whole number of groups of 5",
+        "r.yaml:4:8: grpo.group_size: 4 rollouts (train.batch × minibatches) are no whole number of groups",
     ),
     (
         "grpo: {local_rows: 4}",
@@ -71,17 +72,33 @@ BAD = [
     ),
     (
         "grpo: {latent_loss: {kind: kl}}\nlatent: {input: soft, stop: 6, noise: {kind: gaussian}}",
-        "r.yaml:4:22: grpo.latent_loss.kind: kl compares weights of tokens, and this noise falls on the vector",
+        "r.yaml:4:22: grpo.latent_loss.kind: kl compares weights of tokens, and this noise falls on the",
     ),
     (
         "grpo: {passes: 2}\n" + NOISY,
-        "r.yaml:4:1: grpo: 2 updates on one set of rollouts: after the first the ratio of a latent step's whole "
-        "density explodes\nhint: say latent_loss: {reduction: mean_over_dims}, or minibatches: 1 and passes: 1",
+        "r.yaml:4:1: grpo: 2 updates on one set of rollouts: after the first the ratio of a latent step's "
+        "whole density explodes\nhint: say latent_loss: {reduction: mean_over_dims}, or minibatches: 1",
     ),
     (
         "grpo: {max_completion_len: 50}\nlatent: {input: soft, stop: 60}",
-        "r.yaml:5:23: latent.stop: up to 60 latent steps leave no room for text within grpo.max_completion_len "
-        "(50), which counts both\nhint: set grpo.max_completion_len above 60",
+        "r.yaml:5:23: latent.stop: up to 60 latent steps leave no room for text within "
+        "grpo.max_completion_len (50), which counts both\nhint: set grpo.max_completion_len above 60",
+    ),
+    (
+        "grpo: {tree: {}, engine: vllm}",
+        "r.yaml:4:8: grpo.tree: a tree is searched by the engine transformers",
+    ),
+    (
+        "grpo: {tree: {}}\nlatent: {input: soft, stop: 6}",
+        "r.yaml:4:8: grpo.tree: a tree is searched in text, and here steps are latent",
+    ),
+    (
+        "grpo: {tree: {}}\nresources: {tasks: 3}\ntrain: {batch: 24, micro_batch: 1, steps: 1}",
+        None,
+    ),
+    (
+        "grpo: {tree: {}}\nresources: {tasks: 2}\ntrain: {batch: 8}",
+        "r.yaml:4:8: grpo.tree: a problem is searched in one process: 8 rollouts of a step are no whole",
     ),
     (
         "train: {max_len: 99}",
@@ -91,7 +108,10 @@ BAD = [
 
 
 @pytest.mark.parametrize(("text", "expected"), BAD, ids=[t.replace("\n", " ") for t, _ in BAD])
-def test_what_cannot_stand_together(recipes: Recipes, text: str, expected: str) -> None:
+def test_what_cannot_stand_together(recipes: Recipes, text: str, expected: str | None) -> None:
+    if expected is None:
+        recipes.point(stage(text))
+        return
     (line,) = recipes.lines(stage(text))
     assert line.startswith(expected)
 
@@ -140,6 +160,25 @@ def test_a_long_rollout_needs_no_room_in_sampling_unless_there_is_validation(rec
     (line,) = recipes.lines(stage(more))
     assert "up to 800 latent steps leave no room for text: sampling.max_new_tokens (256)" in line
     recipes.point(stage(more + "sampling: {max_new_tokens: 1000}\n"))
+
+
+EVAL = [
+    ("eval: {tree: {}}", "r.yaml:4:8: eval.tree: one answer is no tree: sampling.samples is how many"),
+    (
+        "eval: {tree: {}, engine: vllm}\nsampling: {samples: 8, temperature: 0.6}",
+        "r.yaml:4:8: eval.tree: a tree is searched by the engine transformers",
+    ),
+    (
+        "eval: {tree: {min_prob: 1.5}}\nsampling: {samples: 8, temperature: 0.6}",
+        "r.yaml:4:25: eval.tree.min_prob: 1.5: expected a number",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), EVAL, ids=[t.replace("\n", " ") for t, _ in EVAL])
+def test_a_searched_evaluation(recipes: Recipes, text: str, expected: str) -> None:
+    lines = recipes.lines(f"{HEAD}method: eval\n{text}\n")
+    assert any(line.startswith(expected) for line in lines), lines
 
 
 def test_every_key_says_what_it_means() -> None:
