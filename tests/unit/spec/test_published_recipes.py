@@ -192,5 +192,5 @@ def test_the_original_command_stands_in_its_comment(name: str) -> None:
 
 def test_the_page_of_recipes_names_every_one_and_no_other() -> None:
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`([a-z0-9-]+)\.yaml`", page))
+    named = set(re.findall(r"`([a-z0-9.-]+)\.yaml`", page))
     assert named == {p.stem for p in FOLDER.glob("*.yaml")}
