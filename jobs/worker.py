@@ -56,6 +56,7 @@ class Worker:
         self.plan, self.job_plan = guard.load_plan(run, job)
         self.world = replace(self.world, gpus=self.job_plan.gpus_per_task)
         guard.check_world(self.world, self.job_plan)
+        self.world = guard.place(self.world, self.job_plan.generators)
         self.job = run.job(job)
         ensure_current(self.job, attempt)
         self.experiment, self.spec_hash = guard.load_experiment(run)
@@ -74,6 +75,12 @@ class Worker:
         from jobs.runtime import distributed
 
         _threads(self.job_plan, self.world)
+        if self.world.generator:
+            for name in self._left():
+                _implementation(self.experiment.stage(name))(
+                    self._context(self.experiment.stage(name))
+                ).generate()
+            return
         self._open_wandb()
         distributed.init(self.world)
         for name in distributed.broadcast(self._left()):

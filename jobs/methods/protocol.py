@@ -29,10 +29,13 @@ class World:
     local_size: int
     gpus: int = 1
     """GPUs of each process, where it has any."""
+    generator: bool = False
+    """It generates for those that train; `rank` and `size` count its like."""
 
     @property
     def main(self) -> bool:
-        return self.rank == 0
+        """It writes what all share."""
+        return self.rank == 0 and not self.generator
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Method(Protocol):
 
         Rank 0's count. Raises `Preempted` after committing a checkpoint, `jobs.runtime.errors.JobUserError`
         for what a person can mend.
-        A method may also have `close()`: the worker calls it after `run` to free memory for the next stage.
+        A method may also have `close()`: the worker calls it after `run` to free memory for the next stage;
+        and one whose settings have `generators` has `generate()`, which those processes call instead.
         """
         ...

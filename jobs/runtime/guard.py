@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -131,6 +132,14 @@ def check_world(world: World, job: JobPlan) -> None:
             f"job {job.name} is planned for {job.world_size} processes, {world.size} were started",
             hint="check tasks and nodes of the cluster profile and of the recipe's resources",
         )
+
+
+def place(world: World, generators: int) -> World:
+    """This process among those that train, or among the last `generators`, which generate for them."""
+    trainers = world.size - generators
+    if world.rank < trainers:
+        return replace(world, size=trainers)
+    return replace(world, rank=world.rank - trainers, size=generators, generator=True)
 
 
 def _read(path: Path, *, missing_ok: bool = False) -> Any:

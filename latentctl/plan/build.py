@@ -87,6 +87,7 @@ def build_plan(
                 mem_mb=need.mem_mb,
                 time_s=need.time_s,
                 interpreter=need.interpreter,
+                generators=need.generators,
             )
         )
         job_of.update({s.name: name for s in stages})

@@ -25,6 +25,7 @@ class Needs:
     mem_mb: int | None
     time_s: int
     interpreter: str
+    generators: int
 
 
 def role(stage: StageBase) -> str:
@@ -57,6 +58,7 @@ def needs(stage: StageBase, profile: ClusterProfile, *, debug: bool = False) -> 
         mem_mb=asked.mem or profile.mem,
         time_s=asked.time or profile.time,
         interpreter=interpreter(profile, role(stage)),
+        generators=0 if debug else stage.settings.generators,
     )
 
 

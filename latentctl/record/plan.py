@@ -31,6 +31,8 @@ class JobPlan:
     time_s: int
     interpreter: str
     """Python that runs `-m jobs.worker`."""
+    generators: int = 0
+    """The last so many processes generate for the others, which train."""
 
     @property
     def world_size(self) -> int:

@@ -40,9 +40,12 @@ def training(stage: StageBase, draft: Draft) -> list[Found]:
     if stage.validation is not None and train.eval_every is None:
         hint = "set train.eval_every to a number of steps"
         found.append(at(draft, ("validation",), "does nothing without train.eval_every", hint))
-    uneven = train.uneven(stage.resources.world_size)
+    trainers = stage.resources.world_size - stage.settings.generators
+    if trainers < 1:
+        return found  # told where the method's own settings are judged
+    uneven = train.uneven(trainers)
     if uneven:
-        path = ("train", "micro_batch" if train.batch % stage.resources.world_size == 0 else "batch")
+        path = ("train", "micro_batch" if train.batch % trainers == 0 else "batch")
         found.append(at(draft, path, *uneven))
     stop = train.early_stop.metric if train.early_stop else None
     for path, metric in ((("keep", "best"), train.keep.best), (("early_stop", "metric"), stop)):

@@ -155,6 +155,10 @@ class GrpoSettings(EngineSpec, MethodSettings):
         return self
 
     @property
+    def generators(self) -> int:
+        return self.rollout.processes
+
+    @property
     def updates(self) -> int:
         """Optimizer steps on one set of rollouts."""
         return self.minibatches * self.passes

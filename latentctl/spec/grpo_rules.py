@@ -21,7 +21,29 @@ def grpo(stage: StageBase, draft: Draft) -> list[Found]:
     settings = stage.settings
     if not isinstance(settings, GrpoSettings):
         return []
-    return [*_sizes(stage, settings, draft), *_latent(stage, settings, draft), *_idle(draft)]
+    return [
+        *_sizes(stage, settings, draft),
+        *_processes(stage, settings, draft),
+        *_latent(stage, settings, draft),
+        *_idle(draft),
+    ]
+
+
+def _processes(stage: StageBase, settings: GrpoSettings, draft: Draft) -> list[Found]:
+    """Those that generate and those that train."""
+    count, world = settings.rollout.processes, stage.resources.world_size
+    if count == 0:
+        return []
+    path = ("grpo", "rollout", "processes")
+    if count >= world:
+        words = f"{count} of {world} processes generate, and none is left to train"
+        return [at(draft, path, words, "ask for more: resources.tasks, gpus or nodes")]
+    if settings.tensor_parallel > 1:
+        words = "processes that generate beside a trainer have one GPU each, like those that train"
+        return [
+            at(draft, ("grpo", "tensor_parallel"), words, "leave tensor_parallel out, or rollout.processes")
+        ]
+    return []
 
 
 def _sizes(stage: StageBase, settings: GrpoSettings, draft: Draft) -> list[Found]:

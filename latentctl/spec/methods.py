@@ -45,6 +45,12 @@ class MethodSettings(Spec):
     metrics: ClassVar[tuple[str, ...]] = ()
     """Validation metrics that `train.keep.best` and `train.early_stop` may name."""
 
+    @property
+    def generators(self) -> int:
+        """The last so many processes of its job generate for the others. The method has `generate` then,
+        which they call instead of `run`."""
+        return 0
+
 
 class SftSettings(MethodSettings):
     """Supervised fine-tuning; the loss falls on the response only."""
