@@ -75,12 +75,8 @@ class Worker:
         from jobs.runtime import distributed
 
         _threads(self.job_plan, self.world)
-        if self.world.generator:
-            for name in self._left():
-                _implementation(self.experiment.stage(name))(
-                    self._context(self.experiment.stage(name))
-                ).generate()
-            return
+        if self.world.trainers:
+            return self._generate()
         self._open_wandb()
         distributed.init(self.world)
         for name in distributed.broadcast(self._left()):
@@ -95,6 +91,20 @@ class Worker:
     def _left(self) -> list[str]:
         """The stages without a committed result."""
         return [s for s in self.job_plan.stages if not self.job.stage(s).result.exists()]
+
+    def _generate(self) -> None:
+        """For the processes that train, until each stage has its result."""
+        from jobs.runtime import rng
+
+        for name in self._left():
+            stage = self.experiment.stage(name)
+            ctx = self._context(stage)
+            rng.seed_all(self.experiment.seed)
+            try:
+                _implementation(stage)(ctx).generate()
+            finally:
+                ctx.report.close()
+            _free_memory()
 
     def _stage(self, stage: StageBase) -> None:
         from jobs.runtime import distributed, rng

@@ -29,13 +29,13 @@ class World:
     local_size: int
     gpus: int = 1
     """GPUs of each process, where it has any."""
-    generator: bool = False
-    """It generates for those that train; `rank` and `size` count its like."""
+    trainers: int = 0
+    """More than 0: this process generates for so many that train; `rank` and `size` count its like."""
 
     @property
     def main(self) -> bool:
         """It writes what all share."""
-        return self.rank == 0 and not self.generator
+        return self.rank == 0 and not self.trainers
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from torch import nn
 
 from jobs.generate.protocol import Engine, Request, Sample
+from jobs.rl.samples_file import Place, SampleWriter, missing, places
 from jobs.rl.weights import InProcess
 
 
@@ -38,36 +40,65 @@ class Stopped(Exception):
 
 class Colocated:
     """An engine in the trainer's own process. It generates when it is asked for samples, and never while the
-    trainer trains: with `sleeps` it gives back its GPU's memory meanwhile."""
+    trainer trains: with `sleeps` it gives back its GPU's memory meanwhile.
 
-    def __init__(self, engine: Engine, *, sleeps: bool = False) -> None:
-        self.engine, self.sleeps = engine, sleeps
+    Samples go to files in `folder`, for an attempt after a kill: a whole set is not made again; `partial`:
+    an unfinished one goes on, else it is made anew, in the same company.
+    """
+
+    def __init__(
+        self, engine: Engine, folder: Path, *, rank: int = 0, sleeps: bool = False, partial: bool = False
+    ) -> None:
+        self.engine, self.folder, self.rank = engine, folder, rank
+        self.sleeps, self.partial = sleeps, partial
         self._asleep = False
         self._into = InProcess(engine)
-        self._asked: dict[str, list[Request]] = {}
+        self._version = 0
+        self._open: dict[str, tuple[Place, list[Request]]] = {}
+        self._left: set[str] = set()
 
     def push(self, model: nn.Module, version: int) -> None:
         self._wake()
         self._into.push(model, version)
+        self._version = version
 
     def ask(self, key: str, requests: Sequence[Request]) -> None:
-        self._asked[key] = list(requests)
+        self._open[key] = Place(self.folder, key, self._version, self.rank), list(requests)
+        self._left.add(key)
 
     def take(self, key: str) -> Iterator[Sample]:
-        requests = self._asked.pop(key)
-        came = 0
-        self._wake()
-        for sample in self.engine.generate(requests):
-            came += 1
-            yield sample
-        if self.sleeps and not self._asked:
+        place, requests = self._open[key]
+        for old in places(self.folder, f"{key}.v-*.rank-{self.rank:05d}.*"):
+            if old != place or (not self.partial and missing(requests, old.read())):
+                old.remove()
+        there = place.read()
+        left = missing(requests, there)
+        again = {(r.id, r.index) for r in left}
+        yield from (sample for sample in there if (sample.id, sample.index) not in again)
+        yield from self._generate(place, left)
+        self._left.discard(key)
+        if self.sleeps and not self._left and not self._asleep:
             self.engine.sleep()
             self._asleep = True
-        if came < len(requests):
-            raise Stopped(f"{came} of {len(requests)} samples of {key} were there")
 
     def done(self, key: str) -> None:
-        pass
+        self._open.pop(key)[0].remove()
+
+    def _generate(self, place: Place, requests: list[Request]) -> Iterator[Sample]:
+        if not requests:
+            return
+        self._wake()
+        came = 0
+        writer = SampleWriter(place.samples(0))
+        try:
+            for sample in self.engine.generate(requests):
+                writer.add(sample)
+                came += 1
+                yield sample
+        finally:
+            writer.close()
+        if came < len(requests):
+            raise Stopped(f"{came} of {len(requests)} samples of {place.key} were there")
 
     def _wake(self) -> None:
         if self._asleep:

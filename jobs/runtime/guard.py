@@ -139,7 +139,7 @@ def place(world: World, generators: int) -> World:
     trainers = world.size - generators
     if world.rank < trainers:
         return replace(world, size=trainers)
-    return replace(world, rank=world.rank - trainers, size=generators, generator=True)
+    return replace(world, rank=world.rank - trainers, size=generators, trainers=trainers)
 
 
 def _read(path: Path, *, missing_ok: bool = False) -> Any:

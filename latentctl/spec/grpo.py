@@ -63,8 +63,9 @@ class RolloutSpec(Spec):
     """The last so many processes of the job hold engines and do not train; 0: the training processes
     generate themselves."""
     ahead: int = Field(default=0, ge=0, le=1)
-    """1: while the trainer updates, the next rollouts are generated with the weights of before. Needs
-    `processes`."""
+    """1: while the trainer updates, the next rollouts are generated with the weights of before, so that they
+    are one set old; older ones are never trained on. `mismatch` corrects text tokens for it, latent steps
+    stay biased by it. Needs `processes`."""
 
 
 @register
@@ -157,6 +158,11 @@ class GrpoSettings(EngineSpec, MethodSettings):
     @property
     def generators(self) -> int:
         return self.rollout.processes
+
+    @property
+    def stale(self) -> int:
+        """The most optimizer steps that a rollout may be old when its set is first trained on."""
+        return self.rollout.ahead * self.updates
 
     @property
     def updates(self) -> int:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,14 @@ def serve(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[s
     )
 
 
-def nothing_runs(folder: Path) -> bool:
-    return not any(of_run(run) for run in (folder / "runs").glob("serve-*"))
+def nothing_runs(folder: Path, within: float = 10.0) -> bool:
+    """The state is told before the processes that told it have ended; they have a moment to do so."""
+    deadline = time.monotonic() + within
+    while left := any(of_run(run) for run in (folder / "runs").glob("serve-*")):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    return not left
 
 
 def test_a_server_that_dies_while_it_loads_says_why(folder: Path) -> None:

@@ -72,9 +72,12 @@ class Collector:
         return {str(number): places for number, places in self._asked.items()}
 
     def restore(self, cursor: int, pending: dict[str, list[int]]) -> None:
-        """Go on as a checkpoint says: what was asked is asked again."""
+        """Go on as a checkpoint says; `resend` follows once the roller has the policy."""
         self.cursor = cursor
         self._asked = {int(number): places for number, places in pending.items()}
+
+    def resend(self) -> None:
+        """Ask again what was asked by the attempt before and not taken."""
         for number, places in self._asked.items():
             self._send(number, 0, dict(enumerate(places)))
 
@@ -87,7 +90,7 @@ class Collector:
         held: dict[int, Rollout] = {}
         rounds, table = 0, None
         while True:
-            self._take(number, rounds, drawn, held)
+            self._take(number, rounds, drawn, held, version)
             table = Table.gather(list(held.values()), self.plan.rollouts, self.rewards.names, version=version)
             again = self._barren(table) if self._redraws(rounds) else []
             if not again:
@@ -98,7 +101,8 @@ class Collector:
             for place in [p for p in held if int(self.groups[p]) in drawn]:
                 del held[place]
             self._send(number, rounds, drawn)
-        self.roller.done(_key(number, 0))
+        for each in range(rounds + 1):
+            self.roller.done(_key(number, each))
         told = {"rollout_seconds": time.monotonic() - begin, "redrawn_rounds": float(rounds)}
         return Collected(sorted(held.values(), key=lambda r: r.place), table, self.groups, told)
 
@@ -125,7 +129,9 @@ class Collector:
         searched = tree is not None and tree.searched(number * self.plan.updates, group)
         return self.problems.request(at, index, searched=searched)
 
-    def _take(self, number: int, rounds: int, drawn: dict[int, int], held: dict[int, Rollout]) -> None:
+    def _take(
+        self, number: int, rounds: int, drawn: dict[int, int], held: dict[int, Rollout], version: int
+    ) -> None:
         where: dict[tuple[str, int], tuple[int, int, Request]] = {}
         for place, at in self._mine(drawn):
             request = self._request(number, place, at)
@@ -134,6 +140,8 @@ class Collector:
         try:
             for sample in self.roller.take(_key(number, rounds)):
                 place, at, request = where.pop((sample.id, sample.index))
+                if version - sample.version > self.settings.stale:
+                    raise RuntimeError(f"{sample.id}: drawn {version - sample.version} steps ago")
                 came.append((at, rollout(place, place // self.plan.group, request, sample)))
             stopped = ""
         except Stopped as error:

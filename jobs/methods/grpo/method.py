@@ -7,12 +7,13 @@ from typing import Any, cast
 
 from torch import nn
 
+from jobs.data import Example
 from jobs.grade.registry import get
 from jobs.grade.rewards import Rewards
 from jobs.latent.actions import stores_inputs
 from jobs.methods.asking import Asking
 from jobs.methods.grpo.collecting import Collector
-from jobs.methods.grpo.engine import open_roller
+from jobs.methods.grpo.engine import forget, generate, open_roller
 from jobs.methods.grpo.objective import GrpoObjective
 from jobs.methods.grpo.plan import SetPlan
 from jobs.methods.grpo.policy_model import freeze_embeddings, without_dropout
@@ -25,7 +26,7 @@ from jobs.runtime import distributed
 from jobs.runtime.errors import JobUserError
 from jobs.train.loop import Trainer
 from jobs.train.source import Source
-from latentctl.spec.grpo import GrpoSettings
+from latentctl.spec.grpo import GrpoSettings, RolloutSpec
 from latentctl.spec.latent import LATENT_TOKEN
 
 DEBUG_GROUP = 2
@@ -47,19 +48,26 @@ class Grpo:
         """Train. Returns the numbers of result.json. Raises Preempted, JobUserError."""
         with self.held:
             numbers = self.prepare().run()
+        if self.ctx.world.main:
+            forget(self.ctx)
         return {**numbers, **self.source.result(), "bad_rows": len(self.data.bad_rows)}
+
+    def generate(self) -> None:
+        """In a process that makes rollouts for those that run. Raises Preempted, JobUserError."""
+        examples = self._problems()
+        problems = Problems(self.questions, self.asking.prompt, self.settings, seed=0)
+        longest = [problems.request(place, 0) for place in range(len(examples))]
+        held_out = self._validation()
+        longest += held_out.requests if held_out else []
+        generate(self.ctx, self.settings, self.tokenizer, longest)
 
     def prepare(self) -> Trainer:
         """The training before its first step. What it opened is closed with `held`."""
         ctx, settings = self.ctx, self.settings
         distributed.init(ctx.world, deepspeed=True)
-        self.data, self.held_out = self.preparing.problems()
-        examples = self.preparing.some(self.data.examples)
+        examples = self._problems()
         grader = self.data.grader if settings.grader == "auto" else settings.grader
         get(grader, ctx.experiment.plugins)  # a wrong name is better known before hours of generation
-        target = "answer" if self.asking.prompt.form == "answer" else "cot"
-        self.tokenizer = self.preparing.tokenizer((self.data, self.held_out), target, "auto")
-        self.questions = self.asking.put(self.data, examples, tokenizer=self.tokenizer)
         model = self.preparing.model(self.tokenizer)
         without_dropout(model)
         self._freeze(model)
@@ -73,6 +81,15 @@ class Grpo:
             source=self._source,
             latent=self._latent,
         )
+
+    def _problems(self) -> list[Example]:
+        """Those that are trained on, put to this stage's tokenizer."""
+        self.data, self.held_out = self.preparing.problems()
+        examples = self.preparing.some(self.data.examples)
+        target = "answer" if self.asking.prompt.form == "answer" else "cot"
+        self.tokenizer = self.preparing.tokenizer((self.data, self.held_out), target, "auto")
+        self.questions = self.asking.put(self.data, examples, tokenizer=self.tokenizer)
+        return examples
 
     def _objective(self) -> GrpoObjective:
         start, _ = self.questions.marker_ids()
@@ -156,7 +173,7 @@ class Grpo:
 
 
 def debugged(settings: GrpoSettings) -> GrpoSettings:
-    """`submit --debug`: groups of two short rollouts, one update."""
+    """`submit --debug`: groups of two short rollouts, one update, in one process."""
     return settings.model_copy(
         update={
             "group_size": DEBUG_GROUP,
@@ -164,5 +181,6 @@ def debugged(settings: GrpoSettings) -> GrpoSettings:
             "minibatches": 1,
             "passes": 1,
             "overlong": None,
+            "rollout": RolloutSpec(),
         }
     )

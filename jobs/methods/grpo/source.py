@@ -61,16 +61,20 @@ class RolloutSource:
         self._settled = False
 
     def batches(self, start: int, end: int) -> Iterator[list[Batch]]:
+        self.step = start
         self._settle()
+        if self.collector.pending():
+            self._push(start)
+            self.collector.resend()
         for step in range(start, end):
-            self.step = step
             if step % self.plan.updates == 0:
                 self._new_set(step, end)
             rows = [self.held[p] for p in self.plan.mine(step) if p in self.held]
             rows.sort(key=lambda row: row.length)  # little padding; the sum is the same in any order
             parts = self.plan.parts(list(range(len(rows))))
-            yield [self.objective.collate([Item(rows[i], i) for i in part]) for part in parts]
-            self.step = step + 1
+            batches = [self.objective.collate([Item(rows[i], i) for i in part]) for part in parts]
+            self.step = step + 1  # whoever validates or saves before the next one has taken it
+            yield batches
 
     def begins_epoch(self, step: int) -> bool:
         before, now = self._seen(step - 1), self._seen(step)

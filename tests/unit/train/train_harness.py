@@ -63,6 +63,8 @@ class Case:
     debug: bool = False
     kill_at: int | None = None
     """SIGKILL of this process right after so many optimizer steps of this attempt."""
+    kill_sample: int | None = None
+    """SIGKILL once its engine has handed out so many samples."""
     stop_at: int | None = None
     """USR2, likewise."""
     on_rank: int = 0
@@ -90,8 +92,9 @@ class Case:
 
 
 def context(case: Case, *, rank: int = 0, size: int = 1) -> Any:
-    """The stage's `StageContext` in this process."""
+    """The stage's `StageContext` in this process, which may be one that generates for the others."""
     from jobs.methods.protocol import StageContext, World
+    from jobs.runtime.guard import place
     from jobs.runtime.reporter import Reporter
     from jobs.runtime.signals import StopFlag
     from latentctl.record.paths import RunPaths
@@ -112,7 +115,7 @@ def context(case: Case, *, rank: int = 0, size: int = 1) -> Any:
         experiment=spec,
         stage=stage,
         attempt=case.attempt,
-        world=World(rank, size, rank, size),
+        world=place(World(rank, size, rank, size), 0 if case.debug else stage.settings.generators),
         source=Path(case.source) if case.source else None,
         report=Reporter(job, stage=stage.name, attempt=case.attempt, main=rank == 0),
         stop=stop,
@@ -129,7 +132,10 @@ def run_case(case: Case, *, rank: int = 0, size: int = 1) -> Any:
     module, _, name = type(ctx.stage.settings).implementation.partition(":")
     restore = _signal_after(case) if rank == case.on_rank else lambda: None
     try:
-        result: Any = getattr(importlib.import_module(module), name)(ctx).run()
+        method: Any = getattr(importlib.import_module(module), name)(ctx)
+        result: Any = method.generate() if ctx.world.trainers else method.run()
+        if rank == 0:  # as the worker commits
+            ctx.paths.result.write_text(json.dumps(result, default=str))
     except Preempted:
         result = PREEMPTED
     finally:
@@ -140,9 +146,18 @@ def run_case(case: Case, *, rank: int = 0, size: int = 1) -> Any:
 
 
 def _signal_after(case: Case) -> Any:
+    from jobs.generate.transformers_engine import TransformersEngine
     from jobs.train.engine import Engine
 
-    plain, done = Engine.step, 0
+    plain, generate, done, made = Engine.step, TransformersEngine.generate, 0, 0
+
+    def samples(self: TransformersEngine, requests: Any) -> Any:
+        nonlocal made
+        for sample in generate(self, requests):
+            made += 1
+            if made == case.kill_sample:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield sample
 
     def step(self: Engine, batches: Any) -> Any:
         nonlocal done
@@ -155,9 +170,9 @@ def _signal_after(case: Case) -> Any:
         return stepped
 
     def restore() -> None:
-        Engine.step = plain
+        Engine.step, TransformersEngine.generate = plain, generate
 
-    Engine.step = step
+    Engine.step, TransformersEngine.generate = step, samples
     return restore
 
 
