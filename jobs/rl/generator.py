@@ -11,7 +11,7 @@ from pathlib import Path
 from jobs.generate.protocol import Engine, Request
 from jobs.rl.apart import POLL_S, Asked, weights
 from jobs.rl.folder import committed
-from jobs.rl.samples_file import Place, SampleReader, SampleWriter, missing, places
+from jobs.rl.samples_file import Place, SampleWriter, missing, places
 from jobs.runtime.errors import JobUserError
 
 _PATIENCE_S = 600.0
@@ -91,16 +91,15 @@ class Generator:
         version, key = found[0].version, found[0].key
         writers: dict[tuple[str, int], SampleWriter] = {}
         opened, left = [], []
-        if not self._follow(found[0]):
+        lacking = {place: missing(asked, place.read()) for place, asked in self._mine(found).items()}
+        if any(lacking.values()) and not self._follow(found[0]):  # else an earlier attempt made all
             return
-        for place, requests in self._mine(found).items():
-            path = place.samples(self.number)
-            lacking = missing(requests, SampleReader(path).new())
-            if lacking:
-                writer = SampleWriter(path)
+        for place, requests in lacking.items():
+            if requests:
+                writer = SampleWriter(place.samples(self.number))
                 opened.append(writer)
-                writers |= {(r.id, r.index): writer for r in lacking}
-                left += lacking
+                writers |= {(r.id, r.index): writer for r in requests}
+                left += requests
         came = 0
         try:
             if left:

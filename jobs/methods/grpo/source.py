@@ -94,13 +94,15 @@ class RolloutSource:
     def save(self, folder: Path) -> None:
         rank = self.ctx.world.rank
         if self.ctx.world.main:
-            write_json(folder / _FILE, {"cursor": self.collector.cursor, "asked": self.collector.pending()})
+            state = {"cursor": self.collector.cursor, "asked": self.collector.pending(), "told": self._told}
+            write_json(folder / _FILE, state)
         if self.step % self.plan.updates:
             torch.save(self.held, folder / f"rollouts-{rank:05d}.pt")
 
     def load(self, folder: Path) -> None:
         said = read_json(folder / _FILE)
         self.collector.restore(said["cursor"], said["asked"])
+        self._told = said["told"]
         path = folder / f"rollouts-{self.ctx.world.rank:05d}.pt"
         if path.exists():
             self.held = torch.load(path, weights_only=False)

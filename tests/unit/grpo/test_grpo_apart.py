@@ -83,7 +83,9 @@ def test_a_kill_costs_nothing_but_time(tmp_path: Path, rows: Path, victim: int) 
 
 
 def test_one_set_ahead_trains_on_rollouts_of_the_policy_before(tmp_path: Path, rows: Path) -> None:
-    case = harness.Case(str(tmp_path / "run"), recipe(rows, 1, ahead=1, steps=8))
+    said = recipe(rows, 1, ahead=1, steps=8)
+    said["stages"][0]["grpo"]["zero_variance"] = "drop"  # what is drawn again is drawn from the policy now
+    case = harness.Case(str(tmp_path / "run"), said)
     stopped = harness.Case(str(tmp_path / "stopped"), case.experiment, stop_at=3)
     again = harness.Case(stopped.root, case.experiment, attempt=2)
     for each in (case, stopped, again):

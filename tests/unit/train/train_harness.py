@@ -11,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,6 +133,8 @@ def run_case(case: Case, *, rank: int = 0, size: int = 1) -> Any:
     ctx = context(case, rank=rank, size=size)
     module, _, name = type(ctx.stage.settings).implementation.partition(":")
     restore = _signal_after(case) if rank == case.on_rank else lambda: None
+    if ctx.world.trainers and case.stop_at is not None:
+        threading.Thread(target=_stop_with_the_trainers, args=[case], daemon=True).start()
     try:
         method: Any = getattr(importlib.import_module(module), name)(ctx)
         result: Any = method.generate() if ctx.world.trainers else method.run()
@@ -143,6 +147,13 @@ def run_case(case: Case, *, rank: int = 0, size: int = 1) -> Any:
     if rank == 0:
         (Path(case.root) / f"result-{case.attempt}.json").write_text(json.dumps(result))
     return result
+
+
+def _stop_with_the_trainers(case: Case) -> None:
+    """A scheduler tells every process of a job; here those that train are told first."""
+    while not (Path(case.root) / f"result-{case.attempt}.json").exists():
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGUSR2)
 
 
 def _signal_after(case: Case) -> Any:
@@ -217,8 +228,6 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> list[int]:
                 break
             deadline -= 0.1
             assert deadline > 0, "the job does not end"
-            import time
-
             time.sleep(0.1)
         return [p.poll() if p.poll() is not None else _end(p) for p in processes]  # type: ignore[misc]
     finally:
