@@ -153,7 +153,7 @@ class Worker:
             stage=stage,
             attempt=self.attempt,
             world=self.world,
-            source=sources.resolve(self.run, self.plan, self.experiment, stage),
+            source=sources.resolve(self.run, self.plan, stage),
             report=report,
             stop=self.stop,
             data_dir=os.environ.get("LATENTCTL_DATA_DIR") or self.plan.cluster.get("data_dir"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,6 +11,9 @@ from jobs.generate.protocol import Engine, Thoughts
 from jobs.generate.vllm_args import environment, head_size
 from jobs.generate.vllm_plugin import FAMILIES, compat, setup, wire
 from jobs.runtime.errors import JobUserError
+
+if TYPE_CHECKING:
+    from jobs.generate.tree import Judge
 
 
 def why_not_vllm(config: Callable[[], Any], asked: Sequence[Thoughts]) -> str | None:
@@ -56,13 +59,19 @@ def make_engine(
     max_batch: int,
     max_batch_tokens: int,
     on_step: Callable[[int], bool] | None = None,
+    judge: Judge | None = None,
 ) -> Engine:
     """The engine `transformers` on a model. Raises JobUserError for one that it cannot decode."""
     from jobs.generate.transformers_engine import TransformersEngine
 
     try:
         return TransformersEngine(
-            model, tokenizer, max_batch=max_batch, max_batch_tokens=max_batch_tokens, on_step=on_step
+            model,
+            tokenizer,
+            max_batch=max_batch,
+            max_batch_tokens=max_batch_tokens,
+            on_step=on_step,
+            judge=judge,
         )
     except ValueError as error:
         raise JobUserError(str(error)) from error

@@ -42,7 +42,7 @@ class TransformersEngine(Holding):
     `max_batch` bounds the rows, `max_batch_tokens` the product of rows and the longest prompt + new tokens
     among them; a single request longer than that runs alone. `on_step`, called after each decoding step
     with the number of tokens generated so far, may return True to end `generate` early (unfinished requests
-    are dropped).
+    are dropped). `judge`: for tree searches that ask a divergence model.
     """
 
     name = "transformers"
@@ -55,6 +55,7 @@ class TransformersEngine(Holding):
         max_batch: int = 64,
         max_batch_tokens: int = 32768,
         on_step: Callable[[int], bool] | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.runner = Runner(model)
         self.tokenizer = tokenizer
@@ -62,8 +63,7 @@ class TransformersEngine(Holding):
         self.max_batch_tokens = max_batch_tokens
         self.on_step = on_step
         self.eos = eos_ids(model, tokenizer)
-        self.judge: Judge | None = None
-        """Of a tree search that asks a divergence model."""
+        self.judge = judge
         self.told: Counter[str] = Counter()
         """What tree searches did, see `jobs.generate.tree.TreeSearch`."""
         self.tokens = 0

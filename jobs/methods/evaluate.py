@@ -33,7 +33,8 @@ from jobs.methods.sharing import (
     speed,
 )
 from latentctl.record.attempt import ensure_current
-from latentctl.spec.methods import EvalSettings
+from latentctl.spec.methods import EvalSettings, GradedSettings
+from latentctl.spec.tree import TreeSpec
 
 DEBUG_ROWS = 4
 
@@ -43,7 +44,8 @@ class Evaluate:
 
     def __init__(self, ctx: StageContext) -> None:
         self.ctx = ctx
-        self.settings = cast(EvalSettings, ctx.stage.settings)
+        self.settings = cast(GradedSettings, ctx.stage.settings)
+        self.tree: TreeSpec | None = getattr(self.settings, "tree", None)
         self.asking = Asking(ctx)
         self.peers = Peers(ctx.paths.root / "samples", ctx.attempt, ctx.world)
         self.part = ctx.paths.rank_samples(ctx.world.rank)
@@ -72,10 +74,12 @@ class Evaluate:
             share.report()
             return NOTHING_LEFT
         requests = [
-            questions.request(place, index, trace=self._trace(place), tree=self.settings.tree)
+            questions.request(place, index, trace=self._trace(place), tree=self.tree)
             for (_, index), place in share.asked.items()
         ]
-        engine = open_engine(self.ctx, self.settings, questions.tokenizer, requests, share.on_step)
+        engine = open_engine(
+            self.ctx, self.settings, questions.tokenizer, requests, share.on_step, tree=self.tree
+        )
         try:
             check(self.ctx.stage.name, requests, engine)
             announce_engine(self.peers, engine)
@@ -90,7 +94,9 @@ class Evaluate:
     def _trace(self, place: int) -> int | None:
         """How many tokens are recorded of each latent step of the problem at `place`; None: no trace."""
         settings = self.settings
-        if self.asking.latent is None or settings.trace == "off" or place >= settings.trace_problems:
+        if self.asking.latent is None or not isinstance(settings, EvalSettings):
+            return None
+        if settings.trace == "off" or place >= settings.trace_problems:
             return None
         return 1 if settings.trace == "summary" else settings.trace_top
 
@@ -100,7 +106,7 @@ class Evaluate:
         traces = {samples.key(row) for row in samples.read_parts(self.part.parent, "traces")}
         rows = map(samples.key, samples.read_parts(self.part.parent))
         done = {key for key in rows if key[0] not in traced or key in traces}
-        if self.settings.tree is None:
+        if self.tree is None:
             return done
         count = Counter(id for id, _ in done)  # a tree that was not finished is searched again
         return {key for key in done if count[key[0]] == self.ctx.stage.sampling.samples}
@@ -121,9 +127,9 @@ class Evaluate:
         )
         facts = self.asking.facts()
         numbers = summary(rows, facts["latent"])
-        if self.settings.tree is not None:
+        if self.tree is not None:
             numbers["tree"] = diversity.searched(rows)
-        if self.settings.tree is not None or self.settings.diversity:
+        if self.tree is not None or getattr(self.settings, "diversity", False):
             numbers["diversity"] = diversity.report(rows)
         ensure_current(ctx.job, ctx.attempt)
         traces = {samples.key(row): row for row in samples.read_parts(self.part.parent, "traces")}

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from jobs.data import Example, Loaded, load
+from jobs.data import Loaded, load
 from jobs.data.render import Renderer, Target
 from jobs.methods.protocol import StageContext
 from jobs.models.load import load_model
@@ -75,7 +75,7 @@ class Preparing:
             self.ctx.stage.train.max_len, getattr(model.config, "max_position_embeddings", None) or 1 << 30
         )
 
-    def some(self, examples: list[Example]) -> list[Example]:
+    def some(self, examples: list[T]) -> list[T]:
         """All of them; `submit --debug`: the first few."""
         return examples[:DEBUG_ROWS] if self.ctx.debug else examples
 

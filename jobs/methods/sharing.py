@@ -18,6 +18,7 @@ from jobs.data.example import Example
 from jobs.generate.admission import total
 from jobs.generate.make import make_engine, why_not_vllm
 from jobs.generate.protocol import Engine, Request, Sample
+from jobs.generate.tree import Judge
 from jobs.generate.vllm_args import Devices, Room, apart, own_gpus
 from jobs.generate.vllm_requests import unmarked
 from jobs.generate.vllm_sync import NO_CHANGES, Changes
@@ -25,10 +26,11 @@ from jobs.generate.vllm_weights import Weights, weights
 from jobs.methods.peers import Peers
 from jobs.methods.protocol import Preempted, StageContext
 from jobs.models import load_model, torch_dtype
-from jobs.runtime import distributed
+from jobs.runtime import distributed, sources
 from jobs.runtime.errors import JobUserError
 from latentctl.spec.engine import EngineSpec
 from latentctl.spec.model import ModelSpec
+from latentctl.spec.tree import TreeSpec
 
 _TICK_S = 0.5
 Key = tuple[str, int]
@@ -119,10 +121,14 @@ def open_engine(
     own: Any = None,
     changes: Changes = NO_CHANGES,
     tempered: bool = False,
+    tree: TreeSpec | None = None,
 ) -> Engine:
     """The engine that the settings name, or the better one of `auto`, for these requests; it alone loads the
     weights. `only`: why no engine but transformers will do; `own`: a model that is there already, for
-    transformers; `changes`, `tempered`: see `VllmEngine`. Raises JobUserError."""
+    transformers; `changes`, `tempered`: see `VllmEngine`; `tree`: how some of the requests are searched.
+    Raises JobUserError."""
+    if tree is not None:
+        only = only or "trees are searched by it alone"
     where = f"{ctx.stage.name}.{ctx.stage.method}"
     if settings.needs_vllm or settings.engine == "auto":
         asked = list({id(r.thoughts): r.thoughts for r in requests if r.thoughts is not None}.values())
@@ -153,7 +159,16 @@ def open_engine(
         max_batch=settings.max_batch,
         max_batch_tokens=settings.max_batch_tokens,
         on_step=on_step,
+        judge=None if tree is None or tree.divergence is None else _judge(ctx, tree.divergence),
     )
+
+
+def _judge(ctx: StageContext, text: str) -> Judge:
+    """The divergence model that a search asks."""
+    from jobs.models.divergence import DivergenceJudge
+
+    place = sources.weights_of(ctx.run, text, where=f"{ctx.stage.name}.{ctx.stage.method}.tree.divergence")
+    return DivergenceJudge.load(place, device=distributed.device(ctx.world)).score
 
 
 def _loaded(ctx: StageContext, settings: EngineSpec, tokenizer: Any) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from jobs.models.random_init import random_model
@@ -54,7 +54,29 @@ def load_model(
             spec.init, vocab_size=vocab_size, attention=spec.attention, dtype=dtype, device=device
         )
         return model.eval()
-    model = _pretrained(spec, locate(source), dtype)
+    return _placed(_pretrained(AutoModelForCausalLM, spec, locate(source), dtype), source, device, vocab_size)
+
+
+def load_encoder(
+    stage: StageBase,
+    source: Path | str | None,
+    *,
+    precision: Precision,
+    device: torch.device | str,
+    vocab_size: int,
+) -> PreTrainedModel:
+    """As `load_model`, but without a head: any model that gives a hidden state to every token."""
+    device = torch.device(device)
+    dtype = torch_dtype(precision, device)
+    if source is None:
+        whole = load_model(stage, None, precision=precision, device=device, vocab_size=vocab_size)
+        return cast(PreTrainedModel, whole.base_model)
+    return _placed(_pretrained(AutoModel, stage.model, locate(source), dtype), source, device, vocab_size)
+
+
+def _placed(
+    model: PreTrainedModel, source: Path | str, device: torch.device, vocab_size: int
+) -> PreTrainedModel:
     model.to(device)  # type: ignore[arg-type]
     rows: Any = model.get_input_embeddings().num_embeddings
     if vocab_size > rows:
@@ -65,11 +87,11 @@ def load_model(
     return model.eval()
 
 
-def _pretrained(spec: ModelSpec, place: str, dtype: torch.dtype) -> PreTrainedModel:
+def _pretrained(kind: Any, spec: ModelSpec, place: str, dtype: torch.dtype) -> PreTrainedModel:
     if Path(place).is_dir():
         check_weights(Path(place))
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             place,
             revision=spec.revision if place == spec.path else None,
             trust_remote_code=spec.trust_remote_code,
@@ -84,10 +106,14 @@ def _pretrained(spec: ModelSpec, place: str, dtype: torch.dtype) -> PreTrainedMo
         raise explain(place, "model", e) from e
     model, info = loaded
     missing = sorted(info["missing_keys"])
+    if kind is AutoModel:  # a pooling layer of its own is not used
+        missing = [key for key in missing if not key.startswith("pooler.")]
     if missing:  # transformers would fill them with random numbers and go on
         raise JobUserError(
             f"the weights of {place} lack {len(missing)} tensors of {type(model).__name__}, "
             f"such as {missing[0]}",
-            hint="is it a causal language model, and are its files complete?",
+            hint="are its files complete?"
+            if kind is AutoModel
+            else "is it a causal language model, and are its files complete?",
         )
     return model

@@ -9,7 +9,6 @@ from jobs.runtime import checkpoints
 from jobs.runtime.errors import JobUserError
 from latentctl.record.paths import RunPaths, StagePaths
 from latentctl.record.plan import Plan
-from latentctl.spec.experiment import Experiment
 from latentctl.spec.stage import StageBase
 
 
@@ -26,22 +25,48 @@ class _Reference:
         return _Reference(name, tag) if at else _Reference(text, None)
 
 
-def resolve(run: RunPaths, plan: Plan, experiment: Experiment, stage: StageBase) -> Path | str | None:
+def resolve(run: RunPaths, plan: Plan, stage: StageBase) -> Path | str | None:
     """A directory, a Hub id, or None for the stage's random model.
 
     `model` is the recipe's own; `STAGE[@best|@STEP]` an earlier stage; `run:ID/STAGE[@...]` a stage of
     another run beside this one; else a directory, or a Hub id. Raises JobUserError where it is not there.
     """
-    text = stage.from_ or "model"
+    text, where = stage.from_ or "model", f"{stage.name}.from"
     if text == "model":
         return _existing(stage.model.path) if stage.model.path else None
+    found = _producer(run, plan, text, where=where)
+    return _existing(text) if found is None else _weights(*found, where=where)
+
+
+def weights_of(run: RunPaths, text: str, *, where: str) -> Path:
+    """The weights of another stage that a stage's settings name beside `from`: a divergence model. Raises
+    JobUserError where they are not there."""
+    found = _read(run, text, where=where)
+    return Path(text) if found is None else _weights(*found, where=where)
+
+
+def dataset_of(run: RunPaths, text: str, *, where: str) -> Path:
+    """The data set that a stage's settings name: one that a stage wrote, or a file. Raises JobUserError."""
+    found = _read(run, text, where=where)
+    path = Path(text) if found is None else found[0].dataset
+    if not path.is_file():
+        raise JobUserError(f"{text}: there is no data set {path}", where=where)
+    return path
+
+
+def _read(run: RunPaths, text: str, *, where: str) -> tuple[StagePaths, _Reference] | None:
+    plan = Plan.load(run.plan) if run.plan.exists() else None
+    return None if plan is None else _producer(run, plan, text, where=where)
+
+
+def _producer(run: RunPaths, plan: Plan, text: str, *, where: str) -> tuple[StagePaths, _Reference] | None:
+    """The stage that a reference names, of this run or of another; None: it is a path, or a Hub id."""
     if text.startswith("run:"):
-        return _other_run(run, text, where=f"{stage.name}.from")
+        return _other_run(run, text, where=where)
     ref = _Reference.parse(text)
-    if ref.name in [s.name for s in experiment.stages]:
-        producer = run.job(plan.job_of(ref.name).name).stage(ref.name)
-        return _weights(producer, ref, where=f"{stage.name}.from")
-    return _existing(text)
+    if ref.name not in [s for job in plan.jobs for s in job.stages]:
+        return None
+    return run.job(plan.job_of(ref.name).name).stage(ref.name), ref
 
 
 def _existing(text: str) -> Path | str:
@@ -49,7 +74,7 @@ def _existing(text: str) -> Path | str:
     return path.resolve() if path.is_dir() else text
 
 
-def _other_run(run: RunPaths, text: str, *, where: str) -> Path:
+def _other_run(run: RunPaths, text: str, *, where: str) -> tuple[StagePaths, _Reference]:
     run_id, slash, rest = text.removeprefix("run:").partition("/")
     if not (slash and run_id and rest):
         raise JobUserError(f"{text!r} is not of the form run:ID/STAGE or run:ID/STAGE@best", where=where)
@@ -61,7 +86,7 @@ def _other_run(run: RunPaths, text: str, *, where: str) -> Path:
     stages = [s for job in plan.jobs for s in job.stages]
     if ref.name not in stages:
         raise JobUserError(f"run {run_id} has no stage {ref.name}; it has {', '.join(stages)}", where=where)
-    return _weights(other.job(plan.job_of(ref.name).name).stage(ref.name), ref, where=where)
+    return other.job(plan.job_of(ref.name).name).stage(ref.name), ref
 
 
 def _weights(producer: StagePaths, ref: _Reference, *, where: str) -> Path:

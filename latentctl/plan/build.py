@@ -9,6 +9,7 @@ from latentctl.plan.resources import Needs, needs, refusals, role
 from latentctl.record.plan import JobPlan, Plan
 from latentctl.spec.cluster import ClusterProfile
 from latentctl.spec.experiment import Experiment
+from latentctl.spec.reads import said
 from latentctl.spec.source import parse_source
 from latentctl.spec.stage import StageBase
 
@@ -25,10 +26,8 @@ def dependencies(experiment: Experiment) -> dict[str, list[str]]:
             source = parse_source(stage.from_, names)
             if source.kind == "stage" and source.stage is not None:
                 reads.add(source.stage)
-        for dataset in (stage.dataset, stage.validation):
-            producer = getattr(dataset, "stage", None)
-            if producer is not None:
-                reads.add(producer)
+        further = [parse_source(text, names) for _, text in said(stage.settings)]
+        reads |= {source.stage for source in further if source.kind == "stage"}
         found[stage.name] = [n for n in names if n in reads]
     return found
 

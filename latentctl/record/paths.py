@@ -45,6 +45,16 @@ class StagePaths:
         return self.root / "traces.jsonl"
 
     @property
+    def dataset(self) -> Path:
+        """What a stage made for others to train on."""
+        return self.root / "dataset.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        """What a divergence model was measured to be: `jobs/methods/divergence/measures.py`."""
+        return self.root / "evaluation.json"
+
+    @property
     def calibration(self) -> Path:
         """The entropy thresholds that a stage of the method `calibrate` found."""
         return self.root / "calibration.json"

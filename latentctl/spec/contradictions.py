@@ -34,7 +34,7 @@ def training(stage: StageBase, draft: Draft) -> list[Found]:
     if not settings.trains:
         return []
     found: list[Found] = []
-    if train.eval_every is not None and stage.validation is None:
+    if train.eval_every is not None and stage.validation is None and not settings.holds_out:
         hint = "add e.g. validation: {name: gsm8k, split: test, limit: 100}"
         found.append(at(draft, ("train", "eval_every"), "does nothing without validation problems", hint))
     if stage.validation is not None and train.eval_every is None:

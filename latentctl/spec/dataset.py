@@ -85,9 +85,3 @@ def _short(value: Any) -> Any:
 
 
 DatasetField = Annotated[DatasetSpec, BeforeValidator(_short, json_schema_input_type=DatasetSpec | str)]
-
-
-class StageDataset(Spec):
-    """`dataset: {stage: collect}`: what an earlier stage wrote."""
-
-    stage: str

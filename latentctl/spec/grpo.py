@@ -82,6 +82,7 @@ class GrpoSettings(EngineSpec, MethodSettings):
     generates = True
     latent = True
     disturbs = True
+    sources = ((("tree", "divergence"), "judge"),)
     metrics = ("accuracy", "reward")
 
     group_size: int = Field(default=8, ge=2, le=1024)

@@ -15,7 +15,7 @@ from latentctl.spec.source import Source, parse_source
 from latentctl.spec.stages import Draft
 from latentctl.spec.yaml_marks import Node
 
-_RUN = re.compile(r"run:[A-Za-z0-9@._-]+(/[A-Za-z0-9._-]+)?(@[A-Za-z0-9]+)?")
+RUN = re.compile(r"run:[A-Za-z0-9@._-]+(/[A-Za-z0-9._-]+)?(@[A-Za-z0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,22 @@ class _Link:
 
 
 def default_source(drafts: Sequence[Draft], index: int) -> str:
-    """The nearest stage before whose method makes a checkpoint; `model` where there is none."""
-    before = (d.name for d in reversed(drafts[:index]) if METHODS[d.method].output == "checkpoint")
+    """The nearest stage before whose method makes what this one starts from; `model` where there is none."""
+    wanted = METHODS[drafts[index].method].starts_from
+    before = (d.name for d in reversed(drafts[:index]) if METHODS[d.method].output == wanted)
     return next(before, "model")
 
 
-def _chains(drafts: Sequence[Draft]) -> dict[str, str]:
+def chains(drafts: Sequence[Draft]) -> dict[str, str]:
     """The name under which a chain is written -> its last stage that makes a checkpoint."""
-    able = (d for d in drafts if METHODS[d.method].output == "checkpoint")
+    able = (d for d in drafts if METHODS[d.method].output in ("checkpoint", "judge"))
     return {d.written: d.name for d in able if d.name != d.written}
 
 
 def link(drafts: Sequence[Draft]) -> tuple[list[str], list[Found]]:
     """The resolved `from` of every stage, and what is wrong with those that are said. The name of a chain
     means its last stage."""
-    names, chains = [d.name for d in drafts], _chains(drafts)
+    names, ends = [d.name for d in drafts], chains(drafts)
     resolved: list[str] = []
     problems: list[Found] = []
     for i, draft in enumerate(drafts):
@@ -59,8 +60,8 @@ def link(drafts: Sequence[Draft]) -> tuple[list[str], list[Found]]:
             resolved.append("model")  # its type is judged with the stage's other keys
         else:
             text = str(said.value)
-            source = parse_source(text, [*names, *chains])
-            last = chains.get(source.stage or "") if source.kind == "stage" else None
+            source = parse_source(text, [*names, *ends])
+            last = ends.get(source.stage or "") if source.kind == "stage" else None
             if source.stage and last and source.stage not in names:
                 text = last + text[len(source.stage) :]
                 source = replace(source, stage=last)
@@ -75,9 +76,7 @@ def _judge(one: _Link, said: str) -> tuple[str, list[Found]]:
         return said, _stage(one)
     if one.source.kind == "run":
         found = (
-            []
-            if _RUN.fullmatch(said)
-            else [one.problem("expected run:ID, run:ID/STAGE or run:ID/STAGE@best")]
+            [] if RUN.fullmatch(said) else [one.problem("expected run:ID, run:ID/STAGE or run:ID/STAGE@best")]
         )
         return said, found
     if one.source.kind == "path":
@@ -97,11 +96,18 @@ def _stage(one: _Link) -> list[Found]:
         if loop:
             message += f", and the two form a cycle: {loop}"
         return [one.problem(message, "a stage starts from an earlier one: change the order, or name another")]
-    if settings.output != "checkpoint":
-        able = [d.name for d in one.drafts[: one.at.index] if METHODS[d.method].output == "checkpoint"]
-        hint = f"stages before it that do: {catalog.listed(able)}" if able else "write from: model"
-        return [one.problem(f"the stage {target.name} ({target.method}) makes no checkpoint", hint)]
+    wanted = METHODS[one.at.method].starts_from
+    if settings.output != wanted:
+        return [one.problem(*made_elsewhere(one.drafts[: one.at.index], target, wanted, "write from: model"))]
     return _which(one, target) if settings.trains else []
+
+
+def made_elsewhere(before: Sequence[Draft], target: Draft, wanted: str, otherwise: str) -> tuple[str, str]:
+    """Message and hint where a stage does not make what is read of it."""
+    what = {"checkpoint": "checkpoint", "judge": "divergence model", "dataset": "data set"}[wanted]
+    able = [d.name for d in before if METHODS[d.method].output == wanted]
+    hint = f"stages before it that do: {catalog.listed(able)}" if able else otherwise
+    return f"the stage {target.name} ({target.method}) makes no {what}", hint
 
 
 def _loops(one: _Link, place: int) -> str | None:

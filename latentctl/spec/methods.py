@@ -29,7 +29,13 @@ class MethodSettings(Spec):
     """The name in recipes, and of the settings block."""
     implementation: ClassVar[str]
     """`package.module:Class` of the worker's side; see `jobs/methods/README.md`."""
-    output: ClassVar[Literal["checkpoint", "scores", "dataset"]]
+    output: ClassVar[Literal["checkpoint", "judge", "scores", "dataset"]]
+    """`judge`: a divergence model, which is no language model."""
+    starts_from: ClassVar[Literal["checkpoint", "judge"]] = "checkpoint"
+    """The output of the stage that `from` may name."""
+    sources: ClassVar[tuple[tuple[tuple[str, ...], Literal["dataset", "judge"]], ...]] = ()
+    """Keys of its settings, as paths, that name a stage's output (one or a list), and which output that
+    must be."""
     role: ClassVar[Literal["train", "eval"]] = "train"
     """Which of the cluster profile's interpreters runs it."""
     trains: ClassVar[bool] = False
@@ -42,6 +48,10 @@ class MethodSettings(Spec):
     """Whether the block `disturbance` means something to it."""
     reads_dataset: ClassVar[bool] = True
     """Whether the block `dataset` means something to it, and has to be there."""
+    prompts: ClassVar[bool] = True
+    """Whether the block `prompt` means something to it."""
+    holds_out: ClassVar[bool] = False
+    """It validates on rows of its own that it holds out: the block `validation` means nothing to it."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Validation metrics that `train.keep.best` and `train.early_stop` may name."""
 
@@ -205,7 +215,16 @@ class CoconutSettings(MethodSettings):
         return [*range(self.first_stage, last + 1)] if self.chained else [last]
 
 
-class EvalSettings(EngineSpec, MethodSettings):
+class GradedSettings(EngineSpec, MethodSettings):
+    """Base of methods that generate answers and grade them."""
+
+    grader: str = "auto"
+    """`auto` takes the dataset's; or math, numeric, countdown, choice, exact, prosqa, or one of a plugin."""
+    grade_timeout: float = Field(default=10.0, gt=0)
+    """Hard limit per answer, in seconds."""
+
+
+class EvalSettings(GradedSettings):
     """Generate, grade, count."""
 
     method = "eval"
@@ -214,11 +233,8 @@ class EvalSettings(EngineSpec, MethodSettings):
     role = "eval"
     generates = True
     latent = True
+    sources = ((("tree", "divergence"), "judge"),)
 
-    grader: str = "auto"
-    """`auto` takes the dataset's; or math, numeric, countdown, choice, exact, prosqa, or one of a plugin."""
-    grade_timeout: float = Field(default=10.0, gt=0)
-    """Hard limit per answer, in seconds."""
     trace: Literal["off", "summary", "full"] = "full"
     """What is kept of each latent step: `summary`: entropy and the first token; `full`: the `trace_top` first
     tokens with their probabilities."""
@@ -305,4 +321,4 @@ def stage_model(method: str) -> type[StageBase]:
     return _STAGES[method]
 
 
-from latentctl.spec import grpo, serving  # noqa: E402, F401  (they register theirs, and need what stands above)
+from latentctl.spec import divergence, grpo, serving  # noqa: E402, F401  (they register theirs, and need what stands above)

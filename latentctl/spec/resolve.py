@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from latentctl.spec import chain, links, local_paths, methods, stages
+from latentctl.spec import chain, links, local_paths, methods, reads, stages
 from latentctl.spec.contradictions import dataset_names, idle_options, merge_missing, training
+from latentctl.spec.divergence_rules import divergence
 from latentctl.spec.engine_rules import engine, text_alone
 from latentctl.spec.experiment import Experiment
 from latentctl.spec.explain import Found
@@ -62,6 +63,8 @@ def resolve(
         found += stages.unused_defaults(root, {d.method for d in drafts})
     sources, new = links.link(drafts) if complete else (["model"] * len(drafts), [])
     found += new
+    drafts, new = reads.settle(drafts) if complete else (drafts, [])
+    found += new
     built: list[StageBase] = []
     trees: list[Node] = []
     for draft, source in zip(drafts, sources, strict=True):
@@ -89,7 +92,7 @@ def _stage(draft: Draft, source: str) -> tuple[StageBase | None, Node, list[Foun
     stage, new = validate(tree, methods.stage_model(draft.method))
     found += new
     if stage is not None:
-        for rules in (training, latent, engine, grpo, searching):
+        for rules in (training, latent, engine, grpo, searching, divergence):
             found += rules(stage, draft)
     return stage, tree, found
 

@@ -186,11 +186,12 @@ def _readers(settings: type[methods.MethodSettings]) -> dict[str, bool]:
     """The blocks that not every method reads, and whether this one does."""
     return {
         "train": settings.trains,
-        "validation": settings.trains,
+        "validation": settings.trains and not settings.holds_out,
         "sampling": settings.generates,
         "latent": settings.latent,
         "disturbance": settings.disturbs,
         "dataset": settings.reads_dataset,
+        "prompt": settings.prompts,
     }
 
 

@@ -99,6 +99,7 @@ def _engine(
         own=own,
         changes=changes,
         tempered=settings.temperature != 1.0,
+        tree=settings.tree,
     )
     try:
         check(ctx.stage.name, samples, engine)

@@ -59,7 +59,7 @@ UNKNOWN_KEYS = [
     ("method: sft\nlatnet: {}\n", "latnet: unknown key\nhint: did you mean latent?"),
     (
         "method: sft\nzzzz: x\n",
-        "zzzz: unknown key\nhint: known here: calibrate, coconut, dataset, disturbance, eval, from,",
+        "zzzz: unknown key\nhint: known here: calibrate, coconut, dataset, disturbance, divergence,",
     ),
 ]
 

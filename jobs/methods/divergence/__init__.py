@@ -1,0 +1,1 @@
+"""The divergence model: its data, its training, its evaluation (document 000)."""
