@@ -21,7 +21,7 @@ class Pair(NamedTuple):
     """A branch and its parent, with texts from the branching token on."""
 
     problem: str
-    index: int
+    sample: int
     at: int
     """Characters that both share."""
     child: Row
@@ -69,7 +69,7 @@ def windows(pair: Pair, tokenizer: Any, sizes: Sequence[int], before: int) -> It
             one, other = other, one
         yield {
             "problem": pair.problem,
-            "index": pair.index,
+            "index": pair.sample,
             "window": size,
             "before": head,
             "one": one,
@@ -140,4 +140,4 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def _coin(pair: Pair, size: int) -> bool:
-    return random.Random(f"{pair.problem} {pair.index} {size}").random() < 0.5
+    return random.Random(f"{pair.problem} {pair.sample} {size}").random() < 0.5
