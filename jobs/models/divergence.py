@@ -21,8 +21,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from jobs.models.source import check_weights, explain
 from jobs.runtime.errors import JobUserError
 from latentctl.record.atomic import try_read_json
+from latentctl.spec.divergence import JUDGE
 
-MODEL_TYPE = "latentctl-divergence"
 _BATCH_TOKENS = 16384
 
 
@@ -37,7 +37,7 @@ class Triple(NamedTuple):
 class DivergenceConfig(PreTrainedConfig):
     """The encoder's config inside, the head's settings, and what it was trained on."""
 
-    model_type = MODEL_TYPE
+    model_type = JUDGE
 
     def __init__(
         self,
@@ -61,6 +61,9 @@ class DivergenceConfig(PreTrainedConfig):
     def encoder_config(self) -> PreTrainedConfig:
         said = dict(self.encoder)
         return AutoConfig.for_model(said.pop("model_type"), **said)
+
+
+AutoConfig.register(JUDGE, DivergenceConfig, exist_ok=True)  # its tokenizer asks for it
 
 
 class DivergenceModel(PreTrainedModel):
@@ -177,7 +180,7 @@ class DivergenceJudge:
     def load(folder: Path | str, *, device: torch.device | str = "cpu") -> DivergenceJudge:
         """What a training of the method `divergence` left. Raises JobUserError."""
         said = try_read_json(Path(folder) / "config.json") or {}
-        if said.get("model_type") != MODEL_TYPE:
+        if said.get("model_type") != JUDGE:
             raise JobUserError(
                 f"{folder} holds no divergence model", hint="train one with method: divergence"
             )

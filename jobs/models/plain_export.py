@@ -101,6 +101,8 @@ def _set_specials(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     """Config and generation config name the tokenizer's ends and padding, where the model's own do not
     already."""
     config = model.config
+    if not model.can_generate():
+        return
     settings = model.generation_config or GenerationConfig()
     ends = settings.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)

@@ -52,6 +52,7 @@ def run_table(results: Sequence[StageResult], *, colour: bool = False) -> str:
     others = [r for r in results if not r.scores and r not in calibrations]
     if others:
         parts.append(("\n" if parts else "") + _trainings(others))
+        parts += [wrap(f"  {r.stage}: {text}", "    ") for r in others for text in _judge(r.numbers)]
     for r in calibrations:
         parts.append(("\n" if parts else "") + calibration_text(parse(r.numbers["calibration"]), r.stage))
     return "\n".join(parts)
@@ -140,9 +141,40 @@ def _details(result: StageResult) -> list[str]:
     found += ["; ".join(parts)] if parts else []
     if n.get("graded_errors"):
         found.append(f"{n['graded_errors']} answers could not be graded")
+    found += _searched(n)
     found += _leakage(n.get("leakage"))
     found += [f"warning: {words}" for words in n.get("warnings") or []]
     return [wrap(f"  {result.stage}: {text}", "    ") for text in found]
+
+
+def _searched(n: Mapping[str, Any]) -> list[str]:
+    """What a tree search found, how different its answers are, and what became of them."""
+    found = []
+    if tree := n.get("tree"):
+        words = f"searched: {number(tree['rows'])} rows a problem, {number(tree['doubles'])} doubles"
+        found.append(f"{words}, {number(tree['depth'])} deep")
+    if (spread := n.get("diversity")) and spread["bleu"] is not None:
+        words = f"{number(spread['answers'])} answers in {number(spread['sequences'])} texts a problem"
+        found.append(f"{words}; BLEU {spread['bleu']:.2f}, ROUGE-L {spread['rouge_l']:.2f} of each other")
+    if pairs := n.get("pairs"):
+        kept = ", ".join(f"{pairs['kept'].get(name, 0)} {name}" for name in ("same", "equal", "other"))
+        words = f"{pairs['answered']} of {pairs['branches']} branches have both answers"
+        found.append(f"{words}; {pairs['rows']} rows ({kept}) of {pairs['problems']} problems")
+    return found
+
+
+def _judge(n: Mapping[str, Any]) -> list[str]:
+    """How good a divergence model is."""
+    told = n.get("held_out") or n
+    if "auroc" not in told:
+        return []
+    values = []
+    for key, name in (("auroc", "AUROC"), ("average_precision", "average precision")):
+        value, ci = told[key], told.get(f"{key}_ci")
+        words = "unknown" if value is None else f"{value:.3f}"
+        values.append(f"{name} {words}" + (f" (95 % {ci[0]:.3f}-{ci[1]:.3f})" if ci else ""))
+    values.append(f"calibration error {told['ece']:.3f}")
+    return ["; ".join(values) + f"; {told['rows']} rows of {told['problems']} problems"]
 
 
 def _leakage(report: Any) -> list[str]:

@@ -9,6 +9,7 @@ from latentctl.record.atomic import try_read_json
 from latentctl.record.paths import RunPaths, StagePaths
 from latentctl.record.plan import Plan
 from latentctl.runs.index import find_run
+from latentctl.spec.divergence import JUDGE
 
 
 def resolve(text: str, runs_dir: Path) -> str:
@@ -57,7 +58,7 @@ def _last_with_weights(run: RunPaths, plan: Plan, asked: str | None) -> str:
     meant = stages if asked is None else [s for s in stages if _chain(s) == asked]
     if asked is not None and (asked in stages or not meant):
         return asked
-    found = [s for s in meant if _paths(run, plan, s).model.is_dir()]
+    found = [s for s in meant if _generates(_paths(run, plan, s).model)]
     if not found:
         name = run.id if asked is None else f"{asked} of {run.id}"
         raise UserError(
@@ -67,6 +68,11 @@ def _last_with_weights(run: RunPaths, plan: Plan, asked: str | None) -> str:
             kind="not_found",
         )
     return found[-1]
+
+
+def _generates(model: Path) -> bool:
+    """Whether there is a model, and no divergence model."""
+    return model.is_dir() and (try_read_json(model / "config.json") or {}).get("model_type") != JUDGE
 
 
 def _chain(stage: str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from latentctl.errors import Problem
 from latentctl.record.atomic import try_read_json
 from latentctl.spec import catalog
+from latentctl.spec.divergence import JUDGE
 from latentctl.spec.explain import Found, shown
 from latentctl.spec.links import RUN, chains, made_elsewhere
 from latentctl.spec.local_paths import ABSENT, look_up
@@ -16,9 +17,6 @@ from latentctl.spec.methods import METHODS, MethodSettings
 from latentctl.spec.source import parse_source
 from latentctl.spec.stages import Draft
 from latentctl.spec.yaml_marks import Node
-
-_JUDGE = "latentctl-divergence"
-"""The `model_type` in the config.json of a divergence model."""
 
 
 def said(settings: MethodSettings) -> Iterator[tuple[str, str]]:
@@ -92,7 +90,7 @@ def _one(node: Node, drafts: Sequence[Draft], at: Draft, wanted: str) -> tuple[N
         return problem("there is no such stage, and no such file or directory", hint)
     if reason is not None:
         return problem(reason)
-    if wanted == "judge" and (try_read_json(path / "config.json") or {}).get("model_type") != _JUDGE:
+    if wanted == "judge" and (try_read_json(path / "config.json") or {}).get("model_type") != JUDGE:
         return problem("this is no divergence model", "one that method: divergence trained")
     if wanted == "dataset" and not path.is_file():
         return problem("this is a directory, not a file", "name the .jsonl file in it")

@@ -24,6 +24,7 @@ NULL_SAYS = (
     ("coconut", "marker_init"),
     ("eval", "tree", "max_gap"),
     ("grpo", "tree", "max_gap"),
+    ("divergence-data", "tree", "max_gap"),
 )
 """Paths at which null is a value like another. Anywhere else it takes away what would be inherited."""
 _LATER = ("coconut", "eval_each")

@@ -136,11 +136,10 @@ def table(told: dict[str, Any]) -> str:
         return f"{value:.3f}" + (f"  (95 % {ci[0]:.3f} to {ci[1]:.3f})" if ci else "")
 
     counts = f"same {told['same']}, equal {told['equal']}, other {told['other']}"
-    lines = [
+    lines = [  # precision is that of finding another answer
         f"{told['rows']} rows of {told['problems']} problems: {counts}",
         f"AUROC              {number('auroc')}",
-        f"average precision  {number('average_precision')}  of finding another answer; "
-        f"by chance {told['chance_precision'] or 0:.3f}",
+        f"average precision  {number('average_precision')}  by chance {told['chance_precision'] or 0:.3f}",
         f"calibration error  {told['ece']:.3f}   Brier {told['brier']:.3f}   near {told['near']:.3f}",
         "",
         "threshold  branches  precision  recall",
