@@ -211,7 +211,7 @@ TOGETHER = [
     (
         "method: stf\n",
         "r.yaml:3:9: method: 'stf' is not a known method\nhint: did you mean sft? methods: calibrate, "
-        "coconut, eval, grpo, serve, sft",
+        "coconut, divergence",
     ),
     ("stages: [sft, evall]\n", "'evall' is not a known method\nhint: did you mean eval?"),
     ("train: {lr: 1}\n", "method: missing"),

