@@ -3,7 +3,7 @@ this."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -154,6 +154,10 @@ class Engine(Protocol):
     name: str
     version: int
     """Of the weights in use; 0 until others were loaded."""
+    tokens: int
+    """Generated so far, over all calls."""
+    on_step: Callable[[int], bool] | None
+    """Called after each decoding step with `tokens`; True ends `generate` early."""
 
     def info(self) -> EngineInfo: ...
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from jobs.data.load import Loaded, load
-from jobs.generate.protocol import Sample
+from jobs.generate.protocol import Engine, Sample
 from jobs.grade import diversity, samples
 from jobs.grade.judge import judge, summary
 from jobs.grade.registry import get
 from jobs.methods.asking import Asking, Questions
 from jobs.methods.descent import leakage
+from jobs.methods.keeping import engine_for
 from jobs.methods.peers import Peers
 from jobs.methods.protocol import StageContext
 from jobs.methods.rows import Rows
@@ -77,10 +78,12 @@ class Evaluate:
             questions.request(place, index, trace=self._trace(place), tree=self.tree)
             for (_, index), place in share.asked.items()
         ]
-        engine = open_engine(
-            self.ctx, self.settings, questions.tokenizer, requests, share.on_step, tree=self.tree
-        )
-        try:
+
+        def make() -> Engine:
+            tokenizer = questions.tokenizer
+            return open_engine(self.ctx, self.settings, tokenizer, requests, share.on_step, tree=self.tree)
+
+        with engine_for(self.ctx, requests, share.on_step, make) as engine:
             check(self.ctx.stage.name, requests, engine)
             announce_engine(self.peers, engine)
             out = _Out(Rows(questions, self.asking.prompt), self.part, self._trace)
@@ -88,8 +91,6 @@ class Evaluate:
                 return share.generate(engine, requests, out.add)
             finally:
                 out.close()
-        finally:
-            engine.close()
 
     def _trace(self, place: int) -> int | None:
         """How many tokens are recorded of each latent step of the problem at `place`; None: no trace."""

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from jobs.models.source import check_weights, explain
 from jobs.runtime.errors import JobUserError
 from latentctl.record.atomic import try_read_json
-from latentctl.spec.divergence import JUDGE
+from latentctl.record.paths import JUDGE
 
 _BATCH_TOKENS = 16384
 

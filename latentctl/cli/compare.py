@@ -75,7 +75,7 @@ def compare(
     else:
         print(page.text(rows, base))
     if plot is not None:
-        plots.picture(page.points(rows), plot)
+        plots.picture({plots.STEPS: page.points(rows)}, plot)
         output.note(f"wrote {plot}")
     if len(rows) == 1:
         output.note("one evaluation: nothing to compare it with")

@@ -13,6 +13,7 @@ from latentctl.record.paths import RunPaths
 from latentctl.record.states import TERMINAL
 from latentctl.report import progress, result, text
 from latentctl.report.show import outcome_dump
+from latentctl.runs.sweeps import find_sweep, points_of
 from latentctl.runs.view import JobView, RunView
 
 POLL_S = 0.5
@@ -51,7 +52,7 @@ def conclude(views: Sequence[RunView], name: str, *, as_json: bool) -> int:
     if as_json:
         output.print_json("result", {"name": name, "runs": [outcome_dump(v) for v in views]})
     else:
-        _print_results(views)
+        _print_results(views, name)
     for view in [v for v in views if v.state != "succeeded"][:3]:
         print_failure(view)
     if not views:
@@ -64,19 +65,18 @@ def conclude(views: Sequence[RunView], name: str, *, as_json: bool) -> int:
     return Exit.OK if good else Exit.NEGATIVE
 
 
-def _print_results(views: Sequence[RunView]) -> None:
+def _print_results(views: Sequence[RunView], name: str) -> None:
     colour = text.coloured(sys.stdout)
-    if len(views) == 1:
-        table = result.run_table(result.stage_results(views[0].run, views[0].plan), colour=colour)
-    else:
+    root = views[0].run.root.parent if views else None
+    sweep = None if root is None else find_sweep(root, name)
+    if root is not None and sweep is not None:
         from latentctl.report.many import sweep_table
-        from latentctl.runs.sweeps import membership
 
-        varies = membership(views[0].run.root.parent) if views else {}
-        pairs = [
-            (v.run, varies.get(v.run.id, {}).get("varies") or {}) for v in views if v.state == "succeeded"
-        ]
-        table = sweep_table(pairs, colour=colour)
+        done = {v.run.id for v in views if v.state == "succeeded"}
+        table = sweep_table([p for p in points_of(root, sweep) if p.run.id in done], colour=colour)
+    else:
+        parts = [result.run_table(result.stage_results(v.run, v.plan), colour=colour) for v in views]
+        table = "\n\n".join(part for part in parts if part)
     if table:
         print(table, flush=True)
 

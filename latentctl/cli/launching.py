@@ -62,11 +62,11 @@ def launch(
     as_json: bool,
 ) -> None:
     """Submit the recipe's point, or its points as a sweep; say what happened; follow if asked."""
-    if len(recipe.points) > 1:
+    if recipe.swept:
         from latentctl.launch.sweeps import start_sweep
 
         sweep = start_sweep(recipe, profile, runs_dir, rerun=rerun)
-        _announce_sweep(sweep.id, sweep.started)
+        _announce_sweep(sweep.id, sweep.started, packed=bool(recipe.points[0].parts))
         finish([s.run for s in sweep.started], sweep.id, wait=wait, as_json=as_json, started=sweep.started)
         return
     from latentctl.launch.start import start
@@ -119,11 +119,13 @@ def _announce(started: Started, *, wait: bool) -> None:
         output.note(f"warning: {problem.text()}")
 
 
-def _announce_sweep(sweep: str, started: Sequence[Started]) -> None:
+def _announce_sweep(sweep: str, started: Sequence[Started], *, packed: bool) -> None:
     new = sum(s.created for s in started)
     old = len(started) - new
     also = f"; {old} {'was' if old == 1 else 'were'} submitted before" if old else ""
-    output.note(f"sweep {sweep}: submitted {new} of {len(started)} points{also}")
+    parts = sum(len(job.stages) for s in started for job in s.plan.jobs)
+    what = f"runs of {parts} points" if packed else "points"
+    output.note(f"sweep {sweep}: submitted {new} of {len(started)} {what}{also}")
     for problem in [p for s in started for p in s.findings][:5]:
         output.note(f"warning: {problem.text()}")
 

@@ -10,6 +10,7 @@ import typer
 from latentctl.cli import output
 from latentctl.errors import UserError
 from latentctl.report import many
+from latentctl.report import plot as plots
 from latentctl.report.evals import collect, targets
 from latentctl.report.many import fold
 
@@ -30,14 +31,24 @@ def report(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table.")] = False,
     as_latex: Annotated[bool, typer.Option("--latex", help="A LaTeX tabular (needs booktabs).")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write it here instead of on stdout.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            help="Write accuracy against disturbed latent steps and against steps: .png, .svg or .pdf.",
+        ),
+    ] = None,
     runs_dir: output.RunsDir = None,
     as_json: output.Json = False,
 ) -> None:
-    """The table of many evaluations: accuracy with its 95 % interval, visible tokens, latent steps, seconds
-    per problem. A sweep has a row per point, its seeds folded into mean and interval.
+    """The table of many evaluations: accuracy with its 95 % interval, visible tokens, latent steps, the share
+    of them that training disturbed, seconds per problem. A sweep has a row per point, its seeds folded into
+    mean and interval.
 
-    Example: latentctl report my-sweep cot-baseline --latex --out table.tex
+    Example: latentctl report my-sweep cot-baseline --latex --out table.tex --plot thresholds.png
     """
+    if plot is not None:
+        plots.check_path(plot)
     if as_csv + as_markdown + as_latex + as_json > 1:
         raise UserError("--csv, --markdown, --latex and --json are four forms: give one")
     if as_json and out is not None:
@@ -45,6 +56,9 @@ def report(
     if out is not None and not out.absolute().parent.is_dir():
         raise UserError("no such folder", where=str(out.absolute().parent))
     rows = fold(collect(targets(output.runs_dir(runs_dir), runs)))
+    if plot is not None:
+        plots.picture(many.panels(rows), plot)
+        output.note(f"wrote {plot}")
     if as_json:
         output.print_json("report", {"rows": many.flat(rows)})
         return

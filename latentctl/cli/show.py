@@ -10,6 +10,7 @@ import typer
 
 from latentctl.cli import output
 from latentctl.launch.observe import observe, observe_one
+from latentctl.record.paths import RunPaths
 from latentctl.report import show as page
 from latentctl.report.many import sweep_table
 from latentctl.report.status import status_table
@@ -55,10 +56,14 @@ def show(
 def _show_sweep(root: Path, sweep: str, *, as_json: bool) -> None:
     """The points with their states, and the results over them."""
     points = points_of(root, sweep)
-    seen = observe([run for run, _ in points])
+    seen = observe([RunPaths(root / run) for run in dict.fromkeys(p.run.id for p in points)])
     if as_json:
-        varies = {run.id: changed for run, changed in points}
-        rows = [{**page.outcome_dump(v), "varies": varies[v.run.id]} for v in seen.views]
+        outcomes = {v.run.id: page.outcome_dump(v) for v in seen.views}
+        rows = [
+            {**outcomes[p.run.id], "varies": p.varies, **({"stage": p.stage} if p.stage else {})}
+            for p in points
+            if p.run.id in outcomes
+        ]
         output.print_json("sweep", {"sweep": sweep, "points": rows})
         return
     colour = coloured(sys.stdout)

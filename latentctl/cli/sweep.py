@@ -40,7 +40,7 @@ def sweep(
         raise UserError("--dry-run creates nothing: there is nothing to wait for or to run again")
     profile = launching.cluster(cluster)
     loaded = load_recipe(recipe, launching.overrides(set_, name), grid=grid or [])
-    if len(loaded.points) < 2:
+    if not loaded.swept:
         raise UserError(
             "this recipe stands for a single experiment: there is nothing to sweep",
             where=str(recipe),

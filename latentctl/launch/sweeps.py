@@ -18,6 +18,7 @@ from latentctl.runs.sweeps import SWEEPS, VERSION
 
 if TYPE_CHECKING:
     from latentctl.spec.cluster import ClusterProfile
+    from latentctl.spec.resolve import Part
 
 
 class SweepPoint(create.Point, Protocol):
@@ -25,6 +26,8 @@ class SweepPoint(create.Point, Protocol):
 
     @property
     def varies(self) -> dict[str, Any]: ...
+    @property
+    def parts(self) -> Sequence[Part]: ...
 
 
 class Recipe(Protocol):
@@ -62,7 +65,8 @@ def start_sweep(recipe: Recipe, profile: ClusterProfile, runs_dir: Path, *, reru
         for point, identity in zip(recipe.points, identities, strict=True):
             one = start(point, profile, runs_dir, recipe.recipe_bytes, rerun=rerun, identity=identity)
             sweep.started.append(one)
-            rows.append({"run": one.run.id, "varies": dict(point.varies)})
+            parts = [{"run": one.run.id, "stage": p.stage, "varies": dict(p.varies)} for p in point.parts]
+            rows += parts or [{"run": one.run.id, "varies": dict(point.varies)}]
         listed = {"version": VERSION, "id": sweep.id, "created": now(), "points": rows}
         write_json(runs_dir / SWEEPS / sweep.id / "sweep.json", listed)
     except BaseException:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMMITTED = "COMMITTED"
+JUDGE = "latentctl-divergence"
+"""The `model_type` in the config.json of a divergence model, which is no language model."""
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ from latentctl.report.text import Column, number, percent, short, small, table, 
 def names(rows: Sequence[Row]) -> list[str]:
     """What each row is called, short."""
     ones = [row.evaluation for row in rows]
-    return labels([(one.sweep or one.run, point_text(one.varies), one.stage) for one in ones])
+    return labels([(one.sweep or one.run, point_text(one.varies), one.called) for one in ones])
 
 
 def points(rows: Sequence[Row]) -> list[Point]:
     """The rows that have an accuracy and a number of steps."""
     ones = [row.evaluation for row in rows]
     series = labels([(one.sweep or one.run, point_text(one.varies), "") for one in ones])
-    several = len({one.stage for one in ones}) > 1
+    several = len({one.called for one in ones}) > 1
     found = []
     for row, whose in zip(rows, series, strict=True):
-        name, whose = (row.evaluation.stage, whose) if several or not whose else (whose, "")
+        name, whose = (row.evaluation.called, whose) if several or not whose else (whose, "")
         n = row.evaluation.numbers
         x = steps(n)
         if n and x is not None:

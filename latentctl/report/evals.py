@@ -16,7 +16,7 @@ from latentctl.record.plan import JobPlan, Plan
 from latentctl.report.result import dataset
 from latentctl.runs import view
 from latentctl.runs.index import find_run
-from latentctl.runs.sweeps import find_sweep, points_of
+from latentctl.runs.sweeps import SweepPoint, find_sweep, points_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Target:
     sweep: str | None = None
     varies: Mapping[str, Any] = field(default_factory=dict)
     """Of a point of a sweep: dotted key -> value."""
+    shared: bool = False
+    """The run has other points of the sweep too."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,15 @@ class Evaluation:
     debug: bool = False
     sweep: str | None = None
     varies: Mapping[str, Any] = field(default_factory=dict)
+    shared: bool = False
+    """Its run has other points of the sweep too: stages `eval.1`, `eval.2`, ..."""
+    disturbed: float | None = None
+    """Share of the latent steps that were noised in the training that its weights come from."""
+
+    @property
+    def called(self) -> str:
+        """Its stage as the recipe wrote it."""
+        return self.stage.rpartition(".")[0] if self.shared else self.stage
 
     @property
     def point(self) -> dict[str, Any]:
@@ -63,9 +74,10 @@ def targets(runs_dir: Path, names: Iterable[str]) -> list[Target]:
     for text in names:
         name, _, stage = text.partition("/")
         sweep = find_sweep(runs_dir, name)
-        points = [(find_run(runs_dir, name), {})] if sweep is None else points_of(runs_dir, sweep)
-        for run, varies in points:
-            found.setdefault((run.root, stage or None), Target(run, stage or None, sweep, varies))
+        points = [SweepPoint(find_run(runs_dir, name), {})] if sweep is None else points_of(runs_dir, sweep)
+        for run, varies, own in points:
+            one = own or stage or None
+            found.setdefault((run.root, one), Target(run, one, sweep, varies, shared=own is not None))
     return list(found.values())
 
 
@@ -159,8 +171,31 @@ def _evaluation(
         **{key: settings.get(key) for key in ("max_batch", "max_batch_tokens", "precision")},
     }
     return Evaluation(
-        aim.run.id, stage, paths, numbers or {}, lacking, spec, conditions, plan.debug, aim.sweep, aim.varies
+        aim.run.id,
+        stage,
+        paths,
+        numbers or {},
+        lacking,
+        spec,
+        conditions,
+        plan.debug,
+        aim.sweep,
+        aim.varies,
+        aim.shared,
+        _disturbed(aim.run, plan, spec),
     )
+
+
+def _disturbed(run: RunPaths, plan: Plan, spec: Mapping[str, Any]) -> float | None:
+    """Of the stage of this run that the weights come from, where that is a training with latent steps."""
+    source = str(spec.get("from") or "").partition("@")[0]
+    job = next((job for job in plan.jobs if source in job.stages), None)
+    if job is None:
+        return None
+    try:
+        return (try_read_json(run.job(job.name).stage(source).result) or {}).get("disturbed")
+    except ValueError:
+        return None
 
 
 def _state(run: RunPaths, job: str) -> str:

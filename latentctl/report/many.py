@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 from latentctl.errors import UserError
-from latentctl.record.paths import RunPaths
 from latentctl.report import export
 from latentctl.report.evals import (
     Evaluation,
@@ -25,8 +24,10 @@ from latentctl.report.evals import (
     value_text,
 )
 from latentctl.report.intervals import mean_interval
+from latentctl.report.plot import NOISED, STEPS, Axis, Point, scatter
 from latentctl.report.result import dataset, interval, latents, seconds_per_problem, steps, tokens
 from latentctl.report.text import Column, percent, short, small, table, wrap
+from latentctl.runs.sweeps import SweepPoint
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,13 @@ class Folded:
         return sum(values) / len(values) if values and None not in values else None
 
     @property
+    def disturbed(self) -> float | None:
+        """Mean over the seeds; None where it is not known of all."""
+        values = [one.disturbed for one in self.many if one.numbers]
+        known = [v for v in values if v is not None]
+        return sum(known) / len(known) if known and len(known) == len(values) else None
+
+    @property
     def lacking(self) -> str:
         """Why some have no numbers: `failed, running`; empty where all have."""
         return ", ".join(sorted({one.lacking for one in self.many if one.lacking}))
@@ -89,7 +97,7 @@ def fold(many: Iterable[Evaluation]) -> list[Folded]:
     groups: dict[tuple[str, str, str], list[Evaluation]] = {}
     for one in many:
         point = json.dumps(one.point, sort_keys=True) if one.sweep else ""
-        groups.setdefault((one.sweep or one.run, point, one.stage), []).append(one)
+        groups.setdefault((one.sweep or one.run, point, one.called), []).append(one)
     return [Folded(group) for group in groups.values()]
 
 
@@ -107,20 +115,24 @@ def best(rows: Sequence[Folded]) -> set[int]:
     return found
 
 
-def sweep_table(points: Sequence[tuple[RunPaths, Mapping[str, Any]]], *, colour: bool = False) -> str:
+def sweep_table(points: Iterable[SweepPoint], *, colour: bool = False) -> str:
     """The evaluations over the points of a sweep; empty while there is none."""
-    aims = [Target(run, None, "all", varies) for run, varies in points]
+    aims = [Target(p.run, p.stage, "all", p.varies, shared=p.stage is not None) for p in points]
     try:
         rows = fold(collect(aims))
     except UserError:
         return ""
-    return text(rows, colour=colour) if any(row.finished for row in rows) else ""
+    if not any(row.finished for row in rows):
+        return ""
+    plot = plotted(rows)
+    return text(rows, colour=colour) + (f"\n\n{plot}" if plot else "")
 
 
 def text(rows: Sequence[Folded], *, colour: bool = False) -> str:
     """One row for each evaluation of each point: mean and 95 % interval over its seeds."""
     top = best(rows)
     latent = any(row.mean(latents) is not None for row in rows)
+    noisy = any(row.disturbed is not None for row in rows)
     seeds = any(len(row.many) > 1 for row in rows)
     sets = {data_text(row.first) for row in rows if row.finished}
     one_set = len(sets) == 1 and len({dataset(row.first.numbers or row.first.spec) for row in rows}) == 1
@@ -132,9 +144,10 @@ def text(rows: Sequence[Folded], *, colour: bool = False) -> str:
         Column("95 % CI", right=True),
         Column("TOKENS", right=True),
         *([Column("LATENT", right=True)] if latent else []),
+        *([Column("NOISED", right=True)] if noisy else []),
         Column("S/PROB", right=True),
     ]
-    names = labels([(row.source, point_text(row.first.point), row.first.stage) for row in rows])
+    names = labels([(row.source, point_text(row.first.point), row.first.called) for row in rows])
     body = []
     for i, row in enumerate(rows):
         mark = (" *" if i in top else "  ") if top else ""
@@ -147,13 +160,39 @@ def text(rows: Sequence[Folded], *, colour: bool = False) -> str:
                 interval(row.bounds),
                 short(row.mean(tokens)),
                 *([short(row.mean(latents))] if latent else []),
+                *([_share(row.disturbed)] if noisy else []),
                 small(row.mean(seconds_per_problem)),
             ]
         )
     above = [f"dataset {next(iter(sets))}"] if one_set else []
     notes = ["* the highest of its dataset"] if top else []
+    notes += ["NOISED: share of the latent steps that were disturbed in training"] if noisy else []
     notes += [wrap(note, "  ") for note in _notes(rows)]
     return "\n".join([*above, table(head, body, colour=colour), *notes])
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{percent(value)} %"
+
+
+def panels(rows: Sequence[Folded]) -> dict[Axis, list[Point]]:
+    """Accuracy against the share of disturbed latent steps, where it is known, and against steps."""
+    names = labels([(row.source, point_text(row.first.point), row.first.called) for row in rows])
+    found: dict[Axis, list[Point]] = {NOISED: [], STEPS: []}
+    for i, (row, name) in enumerate(zip(rows, names, strict=True)):
+        bounds = row.bounds or (row.accuracy, row.accuracy)
+        for axis, value in ((NOISED, row.disturbed), (STEPS, row.mean(steps))):
+            if value is not None and row.accuracy is not None:
+                low, high = bounds[0] or 0.0, bounds[1] or 0.0
+                point = Point(str(i + 1), name, "", value, row.accuracy, low, high, data_text(row.first))
+                found[axis].append(point)
+    return {axis: points for axis, points in found.items() if points}
+
+
+def plotted(rows: Sequence[Folded]) -> str:
+    """The same for a terminal, points by their line in the table."""
+    parts = [scatter(points, axis) for axis, points in panels(rows).items() if len(points) > 1]
+    return "\n\n".join(["points by their line in the table", *parts]) if parts else ""
 
 
 def caveats(row: Folded) -> list[str]:
@@ -173,7 +212,7 @@ def _flat(row: Folded, *, is_best: bool) -> dict[str, Any]:
     return {
         "run": row.source,
         **{f"varies.{k}": v for k, v in row.first.point.items()},
-        "eval": row.first.stage,
+        "eval": row.first.called,
         "dataset": dataset(n or row.first.spec),
         "split": n.get("split"),
         "runs": len(row.finished),
@@ -190,6 +229,7 @@ def _flat(row: Folded, *, is_best: bool) -> dict[str, Any]:
         "k": n.get("k"),
         "tokens_mean": row.mean(tokens),
         "latents_mean": row.mean(latents),
+        "disturbed": row.disturbed,
         "positions_mean": row.mean(steps),
         "seconds_per_problem": row.mean(seconds_per_problem),
         "truncated": row.mean(lambda m: m.get("truncated")),
@@ -239,21 +279,24 @@ def _cells(rows: Sequence[Folded]) -> tuple[list[str], list[list[str]], int]:
     and the evaluation with its numbers."""
     wide = len({row.source for row in rows}) > 1
     keys = leaves(dict.fromkeys(k for row in rows for k in row.first.point))
-    evals = len({row.first.stage for row in rows}) > 1 or not (wide or keys)
+    evals = len({row.first.called for row in rows}) > 1 or not (wide or keys)
     texts = wide + len(keys) + evals + 1
     head = [*(["run"] if wide else []), *keys.values(), *(["evaluation"] if evals else []), "dataset"]
-    head += ["accuracy (%)", "95 % CI", "runs", "tokens", "latent steps", "s/problem"]
+    noisy = any(row.disturbed is not None for row in rows)
+    head += ["accuracy (%)", "95 % CI", "runs", "tokens", "latent steps"]
+    head += [*(["noised (%)"] if noisy else []), "s/problem"]
     body = [
         [
             *([row.source] if wide else []),
             *(value_text(row.first.point[k]) if k in row.first.point else "-" for k in keys),
-            *([row.first.stage] if evals else []),
+            *([row.first.called] if evals else []),
             data_text(row.first),
             percent(row.accuracy),
             interval(row.bounds),
             row.runs,
             short(row.mean(tokens)),
             short(row.mean(latents)),
+            *([percent(row.disturbed)] if noisy else []),
             small(row.mean(seconds_per_problem)),
         ]
         for row in rows
@@ -262,6 +305,6 @@ def _cells(rows: Sequence[Folded]) -> tuple[list[str], list[list[str]], int]:
 
 
 def _notes(rows: Sequence[Folded]) -> list[str]:
-    names = labels([(row.source, point_text(row.first.point), row.first.stage) for row in rows])
+    names = labels([(row.source, point_text(row.first.point), row.first.called) for row in rows])
     pairs = [(name, "; ".join(caveats(row))) for name, row in zip(names, rows, strict=True)]
     return [f"{name}: {notes}" for name, notes in pairs if notes]

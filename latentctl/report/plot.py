@@ -1,9 +1,10 @@
-"""Accuracy against total steps (visible tokens and latent steps): in plain text, or as a picture."""
+"""Accuracy against what an answer cost, or against the noise that training had: in plain text, or as a
+picture."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,23 @@ from latentctl.report.text import clip
 
 _LOG_FROM = 8.0
 """The axis of steps is logarithmic where the largest is so many times the smallest."""
-STEPS = "mean steps per answer (visible tokens + latent steps)"
 FORMATS = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What accuracy is drawn against."""
+
+    title: str
+    share: bool = False
+    """Values from 0 to 1, shown in percent."""
+
+    def number(self, value: float) -> str:
+        return f"{100 * value:.3g} %" if self.share else f"{value:.3g}"
+
+
+STEPS = Axis("mean steps per answer (visible tokens + latent steps)")
+NOISED = Axis("latent steps that were disturbed in training", share=True)
 
 
 @dataclass(frozen=True)
@@ -27,7 +43,7 @@ class Point:
     """In a picture."""
     series: str
     """Points of one colour; empty where all are of one."""
-    steps: float
+    x: float
     accuracy: float
     low: float
     high: float
@@ -35,15 +51,15 @@ class Point:
     """Dataset and split."""
 
 
-def _logarithmic(points: Sequence[Point]) -> bool:
-    every = [p.steps for p in points]
-    return min(every) > 0 and max(every) / min(every) >= _LOG_FROM
+def _logarithmic(points: Sequence[Point], axis: Axis) -> bool:
+    every = [p.x for p in points]
+    return not axis.share and min(every) > 0 and max(every) / min(every) >= _LOG_FROM
 
 
-def scatter(points: Sequence[Point], *, width: int = 60, height: int = 15) -> str:
+def scatter(points: Sequence[Point], axis: Axis = STEPS, *, width: int = 60, height: int = 15) -> str:
     """The plane in `width` x `height` signs: each point by its mark, its 95 % interval as a bar."""
-    log = _logarithmic(points)
-    xs = [math.log(p.steps) if log else p.steps for p in points]
+    log = _logarithmic(points, axis)
+    xs = [math.log(p.x) if log else p.x for p in points]
     left, right = min(xs), max(xs)
     bottom, top = _accuracies(points)
     grid = [[" "] * width for _ in range(height)]
@@ -62,10 +78,10 @@ def scatter(points: Sequence[Point], *, width: int = 60, height: int = 15) -> st
         _write(grid[line(point.accuracy)], column(x), point.mark)
     ticks = {line(t): f"{100 * t:5.0f} %" for t in (bottom, (bottom + top) / 2, top)}
     rows = [f"{ticks.get(y, ''):>7} ┤{''.join(cells)}".rstrip() for y, cells in enumerate(grid)]
-    first, middle, last = (f"{math.exp(x) if log else x:.3g}" for x in (left, (left + right) / 2, right))
+    first, middle, last = (axis.number(math.exp(x) if log else x) for x in (left, (left + right) / 2, right))
     scale = f"{first}{middle:^{width - 2 * max(len(first), len(last))}}"
     scale = f"{scale}{last:>{width - len(scale)}}" if right > left else f"{first:^{width}}"
-    title = STEPS + (", logarithmic" if log else "")
+    title = axis.title + (", logarithmic" if log else "")
     return "\n".join(
         [
             "accuracy",
@@ -117,25 +133,31 @@ def _matplotlib() -> tuple[Any, Any]:
     return matplotlib, lambda **more: FigureCanvasAgg(Figure(**more)).figure
 
 
-def picture(points: Sequence[Point], path: Path) -> None:
-    """Write the plot as PNG, SVG or PDF; the same points give the same bytes. Raises UserError."""
+def picture(panels: Mapping[Axis, Sequence[Point]], path: Path) -> None:
+    """Write a plot for each axis, side by side, as PNG, SVG or PDF; the same points give the same bytes.
+    Raises UserError."""
     check_path(path)
-    if not points:
+    panels = {axis: points for axis, points in panels.items() if points}
+    if not panels:
         raise UserError("nothing to plot: no evaluation has an accuracy and a number of steps")
     matplotlib, make_figure = _matplotlib()
     style = {"font.size": 9, "svg.hashsalt": "latentctl", "svg.fonttype": "none", "axes.axisbelow": True}
     with matplotlib.rc_context(style):
-        figure = make_figure(figsize=(6.4, 4.0), dpi=200, layout="constrained")
-        axes = figure.add_subplot()
-        _draw(axes, points)
+        count = len(panels)
+        figure = make_figure(figsize=(6.4 * count, 4.0), dpi=200, layout="constrained")
+        drawn = [(figure.add_subplot(1, count, i), *each) for i, each in enumerate(panels.items(), 1)]
+        for axes, axis, points in drawn:
+            _draw(axes, points, axis)
         figure.canvas.draw()
         figure.set_layout_engine("none")  # labels must not move what they were fitted to
-        _label(figure, axes, points)
+        for axes, axis, points in drawn:
+            _label(figure, axes, points, axis)
+        titles = " and ".join(axis.title for axis in panels)
         stamp = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
-        figure.savefig(path, metadata={**stamp, "Title": f"accuracy against {STEPS}"})
+        figure.savefig(path, metadata={**stamp, "Title": f"accuracy against {titles}"})
 
 
-def _draw(axes: Any, points: Sequence[Point]) -> None:
+def _draw(axes: Any, points: Sequence[Point], axis: Axis) -> None:
     """A colour for each series, a shape for each dataset."""
     sets = list(dict.fromkeys(p.data for p in points))
     series = list(dict.fromkeys(p.series for p in points))
@@ -146,7 +168,7 @@ def _draw(axes: Any, points: Sequence[Point]) -> None:
         below = [100 * max(0.0, p.accuracy - p.low) for p in mine]
         above = [100 * max(0.0, p.high - p.accuracy) for p in mine]
         axes.errorbar(
-            [p.steps for p in mine],
+            [_at(p, axis) for p in mine],
             [100 * p.accuracy for p in mine],
             yerr=[below, above],
             fmt="osD^v"[sets.index(data) % 5],
@@ -156,7 +178,7 @@ def _draw(axes: Any, points: Sequence[Point]) -> None:
             elinewidth=1,
             label=", ".join(named),
         )
-    if _logarithmic(points):
+    if _logarithmic(points, axis):
         from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
         axes.set_xscale("log")
@@ -164,7 +186,7 @@ def _draw(axes: Any, points: Sequence[Point]) -> None:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.1)
-    axes.set_xlabel(STEPS)
+    axes.set_xlabel(axis.title + (" in %" if axis.share else ""))
     where = f" on {sets[0]}" if len(sets) == 1 else ""
     axes.set_ylabel(f"accuracy{where} in %, 95 % interval")
     axes.grid(visible=True, color="0.9", linewidth=0.6)
@@ -185,7 +207,11 @@ _NEAR = 14
 """A label that far needs no line to its point."""
 
 
-def _label(figure: Any, axes: Any, points: Sequence[Point]) -> None:
+def _at(point: Point, axis: Axis) -> float:
+    return 100 * point.x if axis.share else point.x
+
+
+def _label(figure: Any, axes: Any, points: Sequence[Point], axis: Axis) -> None:
     """Each point by its name, at the nearest place where neither the name nor the line to it covers another
     name, point or interval."""
     from matplotlib.transforms import Bbox
@@ -195,10 +221,12 @@ def _label(figure: Any, axes: Any, points: Sequence[Point]) -> None:
     frame = axes.get_window_extent(renderer)
     taken, names = [], []
     for p in points:
-        (x, low), (_, high) = axes.transData.transform([(p.steps, 100 * p.low), (p.steps, 100 * p.high)])
+        (x, low), (_, high) = axes.transData.transform(
+            [(_at(p, axis), 100 * p.low), (_at(p, axis), 100 * p.high)]
+        )
         taken.append(Bbox([[x - 4 * scale, low - 3 * scale], [x + 4 * scale, high + 3 * scale]]))
     for p in points:
-        at = (p.steps, 100 * p.accuracy)
+        at = (_at(p, axis), 100 * p.accuracy)
         x, y = axes.transData.transform(at)
         text = clip(p.name, 30, middle=True)
         note = axes.annotate(

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from latentctl.errors import Exit, UserError
 from latentctl.record.atomic import try_read_json
-from latentctl.record.paths import RunPaths, StagePaths
+from latentctl.record.paths import JUDGE, RunPaths, StagePaths
 from latentctl.record.plan import Plan
 from latentctl.runs.index import find_run
-from latentctl.spec.divergence import JUDGE
 
 
 def resolve(text: str, runs_dir: Path) -> str:

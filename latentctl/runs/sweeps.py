@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from latentctl.record.atomic import try_read_json
 from latentctl.record.paths import RunPaths
@@ -29,8 +29,8 @@ def find_sweep(runs_dir: Path, text: str) -> str | None:
 
 def sweep_points(runs_dir: Path, sweep: str) -> list[RunPaths]:
     """The runs of a sweep that are still there, in its order."""
-    points = (try_read_json(runs_dir / SWEEPS / sweep / "sweep.json") or {}).get("points", [])
-    return [RunPaths(runs_dir / p["run"]) for p in points if (runs_dir / p["run"] / "plan.json").is_file()]
+    runs = dict.fromkeys(point.run.id for point in points_of(runs_dir, sweep))
+    return [RunPaths(runs_dir / run) for run in runs if (runs_dir / run / "plan.json").is_file()]
 
 
 def select(runs_dir: Path, names: list[str]) -> list[RunPaths]:
@@ -45,20 +45,28 @@ def select(runs_dir: Path, names: list[str]) -> list[RunPaths]:
 
 
 def membership(runs_dir: Path) -> dict[str, dict[str, Any]]:
-    """Run id -> {"sweep": id, "varies": {...}} for every point of every sweep."""
+    """Run id -> {"sweep": id, "varies": {...}} for every point of every sweep. A run of several points says
+    nothing of what each varies."""
     folder = runs_dir / SWEEPS
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*/sweep.json")) if folder.is_dir() else []:
         sweep = try_read_json(path) or {}
         for point in sweep.get("points", []):
-            found[point["run"]] = {
-                "sweep": sweep.get("id", path.parent.name),
-                "varies": point.get("varies") or {},
-            }
+            varies = point.get("varies") or {} if "stage" not in point else {}
+            found[point["run"]] = {"sweep": sweep.get("id", path.parent.name), "varies": varies}
     return found
 
 
-def points_of(runs_dir: Path, sweep: str) -> list[tuple[RunPaths, dict[str, Any]]]:
-    """The runs of a sweep with what each varies."""
+class SweepPoint(NamedTuple):
+    """A point as sweep.json lists it."""
+
+    run: RunPaths
+    varies: dict[str, Any]
+    stage: str | None = None
+    """Where the run has several points: the one stage that is this one."""
+
+
+def points_of(runs_dir: Path, sweep: str) -> list[SweepPoint]:
+    """The points of a sweep, in its order."""
     rows = (try_read_json(runs_dir / SWEEPS / sweep / "sweep.json") or {}).get("points", [])
-    return [(RunPaths(runs_dir / r["run"]), r.get("varies") or {}) for r in rows]
+    return [SweepPoint(RunPaths(runs_dir / r["run"]), r.get("varies") or {}, r.get("stage")) for r in rows]

@@ -13,9 +13,6 @@ from pydantic import BeforeValidator, Field, field_validator
 from latentctl.spec.methods import GradedSettings, MethodSettings, register
 from latentctl.spec.tree import TreeSpec
 
-JUDGE = "latentctl-divergence"
-"""The `model_type` in the config.json of a divergence model."""
-
 
 def _several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value

@@ -15,6 +15,7 @@ from latentctl.spec import files, stages, sweep
 from latentctl.spec.explain import Found
 from latentctl.spec.findings import MAX_PROBLEMS, Invalid, user_error
 from latentctl.spec.overrides import Override, OverrideProblem, apply_all, parse_override
+from latentctl.spec.packing import packed
 from latentctl.spec.plugins import load_plugins
 from latentctl.spec.profiles import list_profiles, load_profile
 from latentctl.spec.recipe import RecipeTop
@@ -36,6 +37,11 @@ class LoadedRecipe:
     recipe_bytes: bytes
     points: list[Point]
     """The sweep's combinations in order, each with all seeds; one where there is no sweep and one seed."""
+
+    @property
+    def swept(self) -> bool:
+        """Whether it stands for several points, in whatever number of runs."""
+        return len(self.points) > 1 or len(self.points[0].parts) > 1
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, grid: Sequence[str] = ()) -> LoadedRecipe:
@@ -123,4 +129,5 @@ def _all_points(
             break
     if found:
         raise user_error(found, stages.by_index(root))
-    return points
+    pack = top.sweep.pack if top.sweep else 1
+    return packed(points, pack) if pack > 1 else points

@@ -8,8 +8,8 @@ from typing import Any
 
 from latentctl.errors import Problem
 from latentctl.record.atomic import try_read_json
+from latentctl.record.paths import JUDGE
 from latentctl.spec import catalog
-from latentctl.spec.divergence import JUDGE
 from latentctl.spec.explain import Found, shown
 from latentctl.spec.links import RUN, chains, made_elsewhere
 from latentctl.spec.local_paths import ABSENT, look_up

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from latentctl.spec import chain, links, local_paths, methods, reads, stages
 from latentctl.spec.contradictions import dataset_names, idle_options, merge_missing, training
@@ -26,6 +26,13 @@ from latentctl.spec.validate import validate
 from latentctl.spec.yaml_marks import Mark, Node
 
 
+class Part(NamedTuple):
+    """One point of a sweep that shares a run with others."""
+
+    stage: str
+    varies: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Point:
     """One experiment of a recipe."""
@@ -35,6 +42,8 @@ class Point:
     """Dotted resolved key (`stages.sft.train.lr`) -> `recipe.yaml:14:9`, `--set train.lr` or `default`."""
     varies: dict[str, Any] = field(default_factory=dict)
     """What this sweep point and seed changed: dotted key -> value."""
+    parts: tuple[Part, ...] = ()
+    """Of several points in one: what each is."""
 
 
 def validate_top(root: Node) -> tuple[RecipeTop | None, list[Found]]:

@@ -57,6 +57,8 @@ class RolloutSource:
         self.step = 0
         """Done so far."""
         self._told: dict[str, float] = {}
+        self._noised = [0.0, 0.0]
+        """Noised latent steps, and latent steps, of all sets so far."""
         self._pushed: int | None = None
         self._settled = False
 
@@ -94,7 +96,12 @@ class RolloutSource:
     def save(self, folder: Path) -> None:
         rank = self.ctx.world.rank
         if self.ctx.world.main:
-            state = {"cursor": self.collector.cursor, "asked": self.collector.pending(), "told": self._told}
+            state = {
+                "cursor": self.collector.cursor,
+                "asked": self.collector.pending(),
+                "told": self._told,
+                "noised": self._noised,
+            }
             write_json(folder / _FILE, state)
         if self.step % self.plan.updates:
             torch.save(self.held, folder / f"rollouts-{rank:05d}.pt")
@@ -102,14 +109,16 @@ class RolloutSource:
     def load(self, folder: Path) -> None:
         said = read_json(folder / _FILE)
         self.collector.restore(said["cursor"], said["asked"])
-        self._told = said["told"]
+        self._told, self._noised = said["told"], said["noised"]
         path = folder / f"rollouts-{self.ctx.world.rank:05d}.pt"
         if path.exists():
             self.held = torch.load(path, weights_only=False)
 
     def result(self) -> dict[str, Any]:
-        """For result.json: the newest set's numbers."""
-        return {"rollouts": {k: round(v, 6) for k, v in self._told.items()}}
+        """For result.json: the newest set's numbers, and the share of all latent steps that were noised."""
+        noised, latents = self._noised
+        share = {"disturbed": noised / latents} if latents else {}
+        return {"rollouts": {k: round(v, 6) for k, v in self._told.items()}, **share}
 
     def sample(self, key: str, requests: Sequence[Request]) -> list[Sample]:
         """This rank's samples of some requests, generated now."""
@@ -146,6 +155,11 @@ class RolloutSource:
             if not self.collector.asked(number + ahead) and step + ahead * self.plan.updates < end:
                 self.collector.ask(number + ahead)
         collected = self.collector.take(number, step)
+        table = collected.table
+        self._noised = [
+            self._noised[0] + float(table.noised.sum()),
+            self._noised[1] + float(table.latents.sum()),
+        ]
         scored = time.monotonic()
         self.held, told = self.teaching.rows(collected)
         now = time.monotonic()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from latentctl.errors import UserError
-from latentctl.report.plot import Point, picture, scatter
+from latentctl.report.plot import NOISED, STEPS, Point, picture, scatter
 
 
 def point(
@@ -93,7 +93,7 @@ POINTS = [
 
 
 def test_a_png_is_written(tmp_path: Path) -> None:
-    picture(POINTS, tmp_path / "steps.png")
+    picture({STEPS: POINTS}, tmp_path / "steps.png")
     data = (tmp_path / "steps.png").read_bytes()
     assert data.startswith(b"\x89PNG")
     assert int.from_bytes(data[16:20], "big") == 1280
@@ -101,7 +101,7 @@ def test_a_png_is_written(tmp_path: Path) -> None:
 
 def test_an_svg_holds_every_name_and_is_the_same_again(tmp_path: Path) -> None:
     for name in ("a.svg", "b.svg"):
-        picture(POINTS, tmp_path / name)
+        picture({STEPS: POINTS}, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     words = "".join(ElementTree.parse(tmp_path / "a.svg").getroot().itertext())
     for wanted in [*(p.name for p in POINTS), "one, math", "two, gsm8k", "latent steps", "accuracy in %"]:
@@ -120,11 +120,11 @@ def test_labels_cover_neither_points_nor_one_another(monkeypatch: pytest.MonkeyP
         axes = figure.axes[0]
         notes = [t for t in axes.texts if t.get_text()]
         found["boxes"] = [Text.get_window_extent(t) for t in notes]
-        found["points"] = [axes.transData.transform((p.steps, 100 * p.accuracy)) for p in POINTS]
+        found["points"] = [axes.transData.transform((p.x, 100 * p.accuracy)) for p in POINTS]
         save(figure, *args, **more)
 
     monkeypatch.setattr(Figure, "savefig", look)
-    picture(POINTS, tmp_path / "steps.png")
+    picture({STEPS: POINTS}, tmp_path / "steps.png")
     boxes = found["boxes"]
     assert len(boxes) == len(POINTS)
     for i, box in enumerate(boxes):
@@ -142,7 +142,7 @@ def test_without_matplotlib_there_is_one_clear_error(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(builtins, "__import__", no_matplotlib)
     with pytest.raises(UserError, match="a picture needs matplotlib") as caught:
-        picture(POINTS, tmp_path / "steps.png")
+        picture({STEPS: POINTS}, tmp_path / "steps.png")
     assert "pip install 'latentctl[plot]'" in str(caught.value)
     assert scatter(POINTS), "the plot in the terminal needs nothing"
 
@@ -150,4 +150,16 @@ def test_without_matplotlib_there_is_one_clear_error(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("name", ["steps.gif", "steps", "nowhere/steps.png"])
 def test_a_picture_that_cannot_be_written_is_refused_first(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError):
-        picture(POINTS, tmp_path / name)
+        picture({STEPS: POINTS}, tmp_path / name)
+
+
+def test_shares_are_drawn_in_percent_beside_the_steps(tmp_path: Path) -> None:
+    shares = [point("1", 0.05, 0.2), point("2", 0.3, 0.9)]
+    page = scatter(shares, NOISED)
+    assert "5 %" in page
+    assert "30 %" in page
+    assert "disturbed in training" in page
+    picture({NOISED: shares, STEPS: POINTS}, tmp_path / "both.svg")
+    words = (tmp_path / "both.svg").read_text()
+    assert "disturbed in training in %" in words
+    assert "mean steps per answer" in words

@@ -11,6 +11,7 @@ from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
 from latentctl.report.many import sweep_table
 from latentctl.report.result import run_table, stage_results
+from latentctl.runs.sweeps import SweepPoint
 
 SCORE = {
     "accuracy": 0.8333, "accuracy_ci": [0.7, 0.91], "n": 120, "k": 1, "tokens_mean": 33.25, "truncated": 0.05,
@@ -76,7 +77,7 @@ def test_a_sweep_has_one_row_per_point_and_seeds_in_it(tmp_path: Path) -> None:
         for seed, accuracy in enumerate(accuracies):
             run = make_run(tmp_path / f"r-{lr}-{seed}", {"score": {**SCORE, "accuracy": accuracy}})
             runs.append((run, {"train.lr": lr, "seed": seed}))
-    lines = sweep_table(runs).splitlines()
+    lines = sweep_table([SweepPoint(*each) for each in runs]).splitlines()
     assert lines[0] == "dataset gsm8k"
     assert [line.split()[0] for line in lines[1:4]] == ["EVALUATION", "lr=0.001", "lr=0.0001"]
     assert lines[4] == "* the highest of its dataset"
@@ -134,7 +135,7 @@ def test_latent_steps_have_a_column_where_there_are_any(tmp_path: Path) -> None:
 
 def test_a_single_seed_keeps_the_interval_over_problems(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", {"score": SCORE})
-    assert "70.0-91.0" in sweep_table([(run, {"train.lr": 1})])
+    assert "70.0-91.0" in sweep_table([SweepPoint(run, {"train.lr": 1})])
 
 
 def test_numbers_come_back_as_written(tmp_path: Path) -> None:
@@ -146,4 +147,4 @@ def test_seeds_that_agree_are_not_taken_for_certainty(tmp_path: Path) -> None:
     """Two seeds of 0 % on twelve problems: as uncertain as one such run."""
     score = {**SCORE, "accuracy": 0.0, "accuracy_ci": [0.0, 0.242], "n": 12}
     runs = [(make_run(tmp_path / str(i), {"score": score}), {"seed": i}) for i in range(2)]
-    assert "0.0-24.2" in sweep_table(runs)
+    assert "0.0-24.2" in sweep_table([SweepPoint(*each) for each in runs])

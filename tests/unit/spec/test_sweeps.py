@@ -126,3 +126,90 @@ def test_a_bad_grid_option_is_named(recipes: Recipes, grid: str, expected: str) 
 def test_an_option_that_the_sweep_replaces_is_refused(recipes: Recipes) -> None:
     (line,) = recipes.lines(SFT + "sweep: {grid: {train.lr: [1e-4, 1e-5]}}\n", "train.lr=1e-3")
     assert line == "--set train.lr: does nothing: the sweep varies this key"
+
+
+def test_listed_points_combine_with_the_grid(recipes: Recipes) -> None:
+    text = """\
+sweep:
+  list: [{train.lr: 1e-4, train.batch: 8}, {train.lr: 1e-5}]
+  grid: {train.clip: [0, 1]}
+"""
+    assert [p.varies for p in recipes.load(SFT + text).points] == [
+        {"train.lr": 1e-4, "train.batch": 8, "train.clip": 0},
+        {"train.lr": 1e-4, "train.batch": 8, "train.clip": 1},
+        {"train.lr": 1e-5, "train.clip": 0},
+        {"train.lr": 1e-5, "train.clip": 1},
+    ]
+
+
+RANDOM = """\
+sweep:
+  random:
+    count: 50
+    seed: %d
+    space:
+      train.lr: {low: 1e-6, high: 1e-4, log: true}
+      train.batch: {low: 1, high: 64, whole: true}
+      train.clip: [0, 1]
+"""
+
+
+def test_random_points_are_in_their_ranges_and_the_same_for_a_seed(recipes: Recipes) -> None:
+    points, again, other = (recipes.load(SFT + RANDOM % seed).points for seed in (0, 0, 1))
+    assert [p.varies for p in points] == [p.varies for p in again] != [p.varies for p in other]
+    assert len({repr(p.varies) for p in points}) == 50
+    rates = [p.experiment.stages[0].train.lr for p in points]
+    assert all(1e-6 <= lr <= 1e-4 for lr in rates)
+    assert 15 < sum(lr < 1e-5 for lr in rates) < 35  # half of the range on a logarithmic scale
+    assert all(1 <= p.experiment.stages[0].train.batch <= 64 for p in points)
+    assert {p.varies["train.clip"] for p in points} == {0, 1}
+
+
+EVAL = (
+    HEAD
+    + "method: eval\nprompt: {form: plain}\nsweep: {grid: {sampling.max_new_tokens: [1, 2, 3, 4, 5]}, pack: 2}\n"
+)
+
+
+def test_packed_points_are_stages_of_one_run(recipes: Recipes) -> None:
+    loaded = recipes.load(EVAL + "seeds: 2\n")
+    assert loaded.swept
+    assert [[s.name for s in p.experiment.stages] for p in loaded.points] == [
+        ["eval.1", "eval.2"], ["eval.1", "eval.2"], ["eval.1"],
+    ] * 2  # fmt: skip
+    assert [p.experiment.seed for p in loaded.points] == [0, 0, 0, 1, 1, 1]
+    second = loaded.points[1]
+    assert [(part.stage, part.varies) for part in second.parts] == [
+        ("eval.1", {"sampling.max_new_tokens": 3, "seed": 0}), ("eval.2", {"sampling.max_new_tokens": 4, "seed": 0}),
+    ]  # fmt: skip
+    assert [s.sampling.max_new_tokens for s in second.experiment.stages] == [3, 4]
+    assert second.provenance["stages.eval.2.sampling.max_new_tokens"] == "r.yaml:5:51"
+    assert recipes.load(EVAL.replace("pack: 2", "pack: 9")).swept
+
+
+def test_a_training_cannot_be_packed(recipes: Recipes) -> None:
+    (line,) = recipes.lines(TWO + "sweep: {grid: {train.lr: [1e-4, 1e-5]}, pack: 2}\n")
+    assert "sweep.pack: only sweeps of a single evaluation can be packed" in line
+
+
+WRONG = [
+    ("{list: [{train.lr: 1e-4}, {train.lr: 1e-4}]}", "this point is listed twice"),
+    ("{list: [{seed: 1}]}", "a sweep cannot vary seed"),
+    (
+        "{list: [{train.lr: 1e-4}], grid: {train.lr: [1e-5]}}",
+        "sweep: train.lr: the sweep varies this key twice",
+    ),
+    ("{list: [{train.speed: 1}]}", "train.speed"),
+    ("{list: []}", "sweep.list"),
+    ("{random: {count: 3, space: {train.clip: [0, 1]}}}", "3 different points cannot be drawn"),
+    ("{random: {count: 3, space: {train.lr: {low: 1, high: 0.1}}}}", "low (1) is not below high (0.1)"),
+    ("{random: {count: 3, space: {train.lr: {low: 0, high: 1, log: true}}}}", "log needs a low above 0"),
+    ("{random: {count: 0, space: {train.lr: [1e-4]}}}", "sweep.random.count"),
+    ("{random: {count: 2}}", "sweep.random.space: missing"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG, ids=[t for t, _ in WRONG])
+def test_bad_points_are_refused(recipes: Recipes, text: str, expected: str) -> None:
+    lines = recipes.lines(f"{SFT}sweep: {text}\n")
+    assert any(expected in line for line in lines), lines
