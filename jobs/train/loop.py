@@ -21,6 +21,7 @@ from jobs.train.checkpoint import Checkpoints
 from jobs.train.engine import Engine, Stepped
 from jobs.train.feed import Feed
 from jobs.train.judge import judge
+from jobs.train.losing import Losing
 from jobs.train.objective import Batch, Objective
 from jobs.train.order import Order, mix
 from jobs.train.schedule import total_rows, total_steps
@@ -88,6 +89,8 @@ class Trainer:
         self._bad = torch.full((), math.inf, dtype=torch.float64, device=self.device)
         self._shown: dict[str, Any] = {}
         self._since = time.monotonic()
+        spec = train.stop_losing
+        self.losing = Losing(spec, ctx.run, ctx.stage.name) if spec and ctx.world.main else None
 
     def run(self) -> dict[str, Any]:
         """Train. Returns the numbers of result.json. Raises Preempted after a checkpoint, JobUserError where
@@ -210,7 +213,16 @@ class Trainer:
         measured = self.source.validate()
         self._since = time.monotonic()
         self.ctx.report.log(self.state.step, **{f"validation_{k}": v for k, v in measured.items()})
-        return judge(self.train, self.state, measured)
+        best = judge(self.train, self.state, measured)
+        if self.train.stop_losing and not self.state.stopped and self.state.step < self.total:
+            self.state.stopped = distributed.broadcast(self._falls_behind(measured))
+        return best
+
+    def _falls_behind(self, measured: dict[str, float]) -> str | None:
+        """On rank 0: why this point of a sweep should stop."""
+        if self.losing is None:
+            return None
+        return self.losing.stops(self.state.step, measured[self.losing.spec.metric])
 
     def _commit(self) -> None:
         self.checkpoints.commit(self.state, last=self.train.keep.last)
@@ -238,6 +250,9 @@ class Trainer:
         state, best = self.state, self.state.best
         self._publish(self.ctx.paths.model)
         self.engine.close()
+        if self.losing is not None:
+            value = (state.validation or {}).get(self.losing.spec.metric)
+            self.losing.ended(value, stopped=state.stopped is not None)
         if state.stopped:
             self.ctx.report.note(f"stopped at step {state.step} of {self.total}: {state.stopped}")
         return {
@@ -269,6 +284,7 @@ def debugged(train: TrainSpec, world: int) -> TrainSpec:
             "eval_every": train.eval_every and DEBUG_STEPS,
             "save_every": None,
             "early_stop": None,
+            "stop_losing": None,
             "workers": 0,
         }
     )
@@ -289,6 +305,7 @@ def _check_metrics(train: TrainSpec, source: Source, known: Sequence[str]) -> No
     asked = {
         "train.keep.best": train.keep.best,
         "train.early_stop.metric": train.early_stop and train.early_stop.metric,
+        "train.stop_losing.metric": train.stop_losing and train.stop_losing.metric,
     }
     for key, metric in asked.items():
         if metric is not None and metric not in known:

@@ -48,7 +48,9 @@ def training(stage: StageBase, draft: Draft) -> list[Found]:
         path = ("train", "micro_batch" if train.batch % trainers == 0 else "batch")
         found.append(at(draft, path, *uneven))
     stop = train.early_stop.metric if train.early_stop else None
-    for path, metric in ((("keep", "best"), train.keep.best), (("early_stop", "metric"), stop)):
+    losing = train.stop_losing.metric if train.stop_losing else None
+    named = {("keep", "best"): train.keep.best, ("early_stop", "metric"): stop}
+    for path, metric in (named | {("stop_losing", "metric"): losing}).items():
         if metric is None or metric in settings.metrics:
             continue
         near = catalog.nearest(metric, settings.metrics)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latentctl.errors import UserError
 from latentctl.spec import files, stages, sweep
 from latentctl.spec.explain import Found
 from latentctl.spec.findings import MAX_PROBLEMS, Invalid, user_error
@@ -68,6 +69,11 @@ def load_mapping(
     root = from_plain(dict(data), Mark(0, 0, 0, where))
     text = yaml.safe_dump(root.plain(), sort_keys=False, allow_unicode=True)
     return LoadedRecipe(text.encode(), _points(root, overrides, (), "experiment"))
+
+
+def _stops_losing(point: Point) -> str | None:
+    """The first stage that says it."""
+    return next((s.name for s in point.experiment.stages if s.train.stop_losing is not None), None)
 
 
 def _parsed(texts: Sequence[str], option: str, rank: int, found: list[Found]) -> list[Override]:
@@ -129,5 +135,11 @@ def _all_points(
             break
     if found:
         raise user_error(found, stages.by_index(root))
+    if len(points) == 1 and (idle := _stops_losing(points[0])):
+        raise UserError(
+            "train.stop_losing does nothing without other points to lose against",
+            where=f"stages.{idle}.train.stop_losing",
+            hint="it is for sweeps: latentctl sweep RECIPE --grid KEY=V1,V2, or `sweep:` in the recipe",
+        )
     pack = top.sweep.pack if top.sweep else 1
     return packed(points, pack) if pack > 1 else points

@@ -28,6 +28,31 @@ class EarlyStopSpec(Spec):
     min_delta: float = Field(default=0.0, ge=0)
 
 
+class StopLosingSpec(Spec):
+    """Of a sweep: end the training of points that fall behind the others. What they learnt is kept, and the
+    stages after it run."""
+
+    metric: str
+    """A validation metric; `loss` falls, every other rises."""
+    pruner: Literal["halving", "median"] = "halving"
+    """`halving` (asynchronous successive halving, arXiv 1810.05934): at the steps after, after × factor,
+    after × factor², ... only the best 1/factor of the points that came there go on. `median`: a point ends
+    where its best value is worse than the median of the points that are done with their training."""
+    after: int = Field(default=1, ge=1)
+    """No point ends before this optimizer step."""
+    factor: int = Field(default=3, ge=2)
+    """Of `halving`."""
+    points: int = Field(default=4, ge=1)
+    """Of `median`: so many points must be done first."""
+
+    @model_validator(mode="after")
+    def _own(self) -> StopLosingSpec:
+        other = {"halving": "points", "median": "factor"}[self.pruner]
+        if other in self.model_fields_set:
+            raise ValueError(f"{other} does nothing with pruner: {self.pruner}")
+        return self
+
+
 def _keep(value: Any) -> Any:
     return {"last": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -75,6 +100,8 @@ class TrainSpec(Spec):
         default_factory=KeepSpec
     )
     early_stop: EarlyStopSpec | None = None
+    stop_losing: StopLosingSpec | None = None
+    """In a sweep: end points that fall behind (needs optuna: `pip install 'latentctl[sweep]'`)."""
     workers: int = Field(default=0, ge=0, le=64)
     """Processes that prepare batches; 0: in the training process."""
 
@@ -88,6 +115,8 @@ class TrainSpec(Spec):
             )
         if (self.early_stop or self.keep.best) and self.eval_every is None:
             raise ValueError("early_stop and keep.best need eval_every")
+        if self.stop_losing and self.eval_every is None:
+            raise ValueError("stop_losing needs eval_every")
         if not all(0 <= b < 1 for b in self.betas):
             raise ValueError("betas are two numbers from 0 to below 1")
         return self

@@ -167,7 +167,11 @@ def test_random_points_are_in_their_ranges_and_the_same_for_a_seed(recipes: Reci
 
 EVAL = (
     HEAD
-    + "method: eval\nprompt: {form: plain}\nsweep: {grid: {sampling.max_new_tokens: [1, 2, 3, 4, 5]}, pack: 2}\n"
+    + """\
+method: eval
+prompt: {form: plain}
+sweep: {grid: {dataset.limit: [1, 2, 3, 4, 5]}, pack: 2}
+"""
 )
 
 
@@ -180,10 +184,10 @@ def test_packed_points_are_stages_of_one_run(recipes: Recipes) -> None:
     assert [p.experiment.seed for p in loaded.points] == [0, 0, 0, 1, 1, 1]
     second = loaded.points[1]
     assert [(part.stage, part.varies) for part in second.parts] == [
-        ("eval.1", {"sampling.max_new_tokens": 3, "seed": 0}), ("eval.2", {"sampling.max_new_tokens": 4, "seed": 0}),
+        ("eval.1", {"dataset.limit": 3, "seed": 0}), ("eval.2", {"dataset.limit": 4, "seed": 0}),
     ]  # fmt: skip
-    assert [s.sampling.max_new_tokens for s in second.experiment.stages] == [3, 4]
-    assert second.provenance["stages.eval.2.sampling.max_new_tokens"] == "r.yaml:5:51"
+    assert [s.dataset.limit for s in second.experiment.stages] == [3, 4]
+    assert second.provenance["stages.eval.2.dataset.limit"] == "r.yaml:5:41"
     assert recipes.load(EVAL.replace("pack: 2", "pack: 9")).swept
 
 
@@ -212,4 +216,31 @@ WRONG = [
 @pytest.mark.parametrize(("text", "expected"), WRONG, ids=[t for t, _ in WRONG])
 def test_bad_points_are_refused(recipes: Recipes, text: str, expected: str) -> None:
     lines = recipes.lines(f"{SFT}sweep: {text}\n")
+    assert any(expected in line for line in lines), lines
+
+
+LOSING = "validation: gsm8k\ntrain: {eval_every: 2, stop_losing: {metric: loss}}\n"
+
+
+def test_stopping_losing_points_needs_points(recipes: Recipes) -> None:
+    (line,) = recipes.lines(SFT + LOSING)
+    assert "stages.sft.train.stop_losing: train.stop_losing does nothing without other points" in line
+    assert len(recipes.load(SFT + LOSING + "sweep: {grid: {train.lr: [1e-4, 1e-5]}}\n").points) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("{stop_losing: {metric: loss}}", "stop_losing needs eval_every"),
+        ("{eval_every: 2, stop_losing: {metric: los}}", "'los' is not a validation metric of sft"),
+        (
+            "{eval_every: 2, stop_losing: {metric: loss, points: 3}}",
+            "points does nothing with pruner: halving",
+        ),
+        ("{eval_every: 2, stop_losing: {metric: loss, pruner: luck}}", "expected one of halving, median"),
+    ],
+)
+def test_how_losing_points_are_stopped_is_checked(recipes: Recipes, said: str, expected: str) -> None:
+    text = f"{SFT}validation: gsm8k\ntrain: {said}\nsweep: {{grid: {{train.lr: [1e-4, 1e-5]}}}}\n"
+    lines = recipes.lines(text)
     assert any(expected in line for line in lines), lines
