@@ -34,6 +34,7 @@ class Losing:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.optuna: Any = optuna
         self.spec, self.run, self.stage = spec, run, stage
+        self.factor = spec.factor or 3
         self._trial: Any = None
 
     def stops(self, step: int, value: float) -> str | None:
@@ -47,7 +48,7 @@ class Losing:
         if not trial.should_prune():
             return None
         others = [t for t in trial.study.get_trials(deepcopy=False) if t.user_attrs.get(_RUN) != self.run.id]
-        how = {"halving": f"not in the best 1/{self.spec.factor}", "median": "worse than the median"}
+        how = {"halving": f"not in the best 1/{self.factor}", "median": "worse than the median"}
         return (
             f"a losing point: {self.spec.metric} {value:.4g} at step {step} is {how[self.spec.pruner]} "
             f"of what {len(others)} other points had"
@@ -102,7 +103,7 @@ class Losing:
     def _pruner(self) -> Any:
         spec, pruners = self.spec, self.optuna.pruners
         if spec.pruner == "median":
-            return pruners.MedianPruner(n_startup_trials=spec.points, n_warmup_steps=spec.after)
+            return pruners.MedianPruner(n_startup_trials=spec.points or 4, n_warmup_steps=spec.after)
         return pruners.SuccessiveHalvingPruner(
-            min_resource=max(1, spec.after), reduction_factor=spec.factor, bootstrap_count=0
+            min_resource=max(1, spec.after), reduction_factor=self.factor, bootstrap_count=0
         )

@@ -24,6 +24,7 @@ def show(recipe: LoadedRecipe, profile: ClusterProfile, runs_dir: Path, *, as_js
     executor = executor_for(profile)
     rows: list[dict[str, Any]] = []
     texts: list[str] = []
+    varied: list[str] = []
     for i, point in enumerate(recipe.points):
         identity = identify(point)
         run = RunPaths(runs_dir / identity.run_id)
@@ -36,6 +37,7 @@ def show(recipe: LoadedRecipe, profile: ClusterProfile, runs_dir: Path, *, as_js
                 "run": run.id,
                 "path": str(run.root),
                 "varies": dict(point.varies),
+                "points": [{"stage": p.stage, "varies": p.varies} for p in point.parts],
                 "gpu_hours": gpu_hours(plan),
                 "stages": reads,
                 "jobs": [
@@ -45,6 +47,8 @@ def show(recipe: LoadedRecipe, profile: ClusterProfile, runs_dir: Path, *, as_js
                 "existing": before[-1].id if before else None,
             }
         )
+        words = [(f"{p.stage}: ", p.varies) for p in point.parts] or [("", point.varies)]
+        varied.append("; ".join(w + " ".join(f"{k}={v}" for k, v in varies.items()) for w, varies in words))
         if i == 0:
             sources = {s.name: s.from_ or "model" for s in point.experiment.stages}
             texts.append(dry_run(run, plan, sources, previews))
@@ -55,8 +59,8 @@ def show(recipe: LoadedRecipe, profile: ClusterProfile, runs_dir: Path, *, as_js
         if len(rows) > 1:
             total = sum(r["gpu_hours"] for r in rows)
             print(f"\nthe first of {len(rows)} points; together {total:g} GPU-hours asked for at most")
-            for row in rows:
-                print(f"  {row['run']}  " + " ".join(f"{k}={v}" for k, v in row["varies"].items()))
+            for row, words in zip(rows, varied, strict=True):
+                print(f"  {row['run']}  " + words)
     known = [r["existing"] for r in rows if r["existing"]]
     if known:
         output.note(

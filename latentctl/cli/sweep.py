@@ -1,9 +1,10 @@
-"""`latentctl sweep`: start every point of a grid."""
+"""`latentctl sweep`: start every point of a sweep."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +12,8 @@ from latentctl.cli import launching, output
 from latentctl.cli.launching import Cluster, DryRun, Name, Rerun, Set
 from latentctl.errors import UserError
 
+_NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
+_RANGE = re.compile(rf"(?P<key>[^=]+)=(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?::(?P<how>log|whole))?")
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -21,6 +24,19 @@ def sweep(
         list[str] | None,
         typer.Option("--grid", metavar="KEY=V1,V2", help="Values to try; several --grid are combined."),
     ] = None,
+    random: Annotated[
+        int | None, typer.Option("--random", metavar="N", min=1, help="Draw so many points from the --range.")
+    ] = None,
+    range_: Annotated[
+        list[str] | None,
+        typer.Option("--range", metavar="KEY=LOW..HIGH[:log]", help="What it draws; or :whole."),
+    ] = None,
+    pack: Annotated[
+        int | None,
+        typer.Option(
+            "--pack", metavar="N", min=1, help="So many evaluations share a job and the loaded model."
+        ),
+    ] = None,
     set_: Set = None,
     cluster: Cluster = "local",
     name: Name = None,
@@ -30,7 +46,10 @@ def sweep(
     runs_dir: output.RunsDir = None,
     as_json: output.Json = False,
 ) -> None:
-    """Start every point of a grid; each is an ordinary run.
+    """Start every point of a sweep: a grid, random points, or those that the recipe lists under `sweep:`.
+
+    Each point is an ordinary run. `latentctl report SWEEP --plot FILE` is their table and plot: accuracy
+    against the share of disturbed latent steps and against tokens.
 
     Example: latentctl sweep recipe.yaml --grid train.lr=1e-4,1e-5 --grid train.batch=32,64
     """
@@ -39,12 +58,14 @@ def sweep(
     if dry_run and (wait or rerun):
         raise UserError("--dry-run creates nothing: there is nothing to wait for or to run again")
     profile = launching.cluster(cluster)
-    loaded = load_recipe(recipe, launching.overrides(set_, name), grid=grid or [])
+    more = _drawn(random, range_ or []) | ({} if pack is None else {"pack": pack})
+    loaded = load_recipe(recipe, launching.overrides(set_, name), grid=grid or [], sweep=more)
     if not loaded.swept:
         raise UserError(
             "this recipe stands for a single experiment: there is nothing to sweep",
             where=str(recipe),
-            hint="say what varies: --grid train.lr=1e-4,1e-5, or `sweep:` or `seeds:` in the recipe",
+            hint="say what varies: --grid train.lr=1e-4,1e-5, --random 8 --range train.lr=1e-6..1e-4:log, "
+            "or `sweep:` or `seeds:` in the recipe",
         )
     root = output.runs_dir(runs_dir)
     if dry_run:
@@ -53,3 +74,20 @@ def sweep(
         show(loaded, profile, root, as_json=as_json)
     else:
         launching.launch(loaded, profile, root, rerun=rerun, wait=wait, as_json=as_json)
+
+
+def _drawn(count: int | None, ranges: list[str]) -> dict[str, Any]:
+    """The part `random` of a sweep. Raises UserError."""
+    if (count is None) != (not ranges):
+        raise UserError("--random N and --range KEY=LOW..HIGH go together: give both or neither")
+    space: dict[str, Any] = {}
+    for text in ranges:
+        match = _RANGE.fullmatch(text)
+        if match is None:
+            raise UserError(
+                f"--range {text}: expected KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=LOW..HIGH:whole",
+                hint="such as --range train.lr=1e-6..1e-4:log",
+            )
+        low, high, how = float(match["low"]), float(match["high"]), match["how"]
+        space[match["key"]] = {"low": low, "high": high} | ({how: True} if how else {})
+    return {} if count is None else {"random": {"count": count, "space": space}}

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from latentctl.errors import UserError
-from latentctl.spec import files, stages, sweep
+from latentctl.spec import files, stages
+from latentctl.spec import sweep as sweeps
 from latentctl.spec.explain import Found
 from latentctl.spec.findings import MAX_PROBLEMS, Invalid, user_error
 from latentctl.spec.overrides import Override, OverrideProblem, apply_all, parse_override
@@ -45,16 +46,28 @@ class LoadedRecipe:
         return len(self.points) > 1 or len(self.points[0].parts) > 1
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, grid: Sequence[str] = ()) -> LoadedRecipe:
+def load_recipe(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    grid: Sequence[str] = (),
+    sweep: Mapping[str, Any] | None = None,
+) -> LoadedRecipe:
     """Read, override, validate and resolve a recipe.
 
     `overrides` are texts like `train.lr=1e-4`; `grid` like `train.lr=[1e-4, 1e-5]` or `train.lr=1e-4,1e-5`
-    adds to the recipe's own sweep. Relative paths are made absolute against the current directory; plugins
-    are imported. Raises UserError with every problem, in the order of the file, options after it.
+    adds to the recipe's own sweep, of which `sweep` replaces `random` and `pack`. Relative paths are made
+    absolute against the current directory; plugins are imported. Raises UserError with every problem, in the
+    order of the file, options after it.
     """
     path = Path(path)
     data = files.read_bytes(path, "recipe")
     root = files.tree(data, str(path), "recipe")
+    for key, value in (sweep or {}).items():
+        mark = Mark(_GRID_RANK, 0, 0, f"--{key}")
+        old = root.get("sweep") or Node({}, mark, mark, ("sweep",))
+        child = from_plain(value, mark, ("sweep", key))
+        root = root.with_child("sweep", old.with_child(key, child) if old.is_map else old)
     name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._")[:60]
     return LoadedRecipe(data, _points(root, overrides, grid, name or "experiment"))
 
@@ -98,7 +111,7 @@ def _points(root: Node, sets: Sequence[str], grid: Sequence[str], default_name: 
     found += [*new, *unknown_keys(root)]
     top, new = validate_top(root)
     found += new
-    combos = sweep.combinations(root, top, overrides, axes, found) if top else []
+    combos = sweeps.combinations(root, top, overrides, axes, found) if top else []
     if found or top is None:
         # Whatever else is wrong is told in the same breath.
         raise user_error([*found, *_stage_problems(root, default_name)], stages.by_index(root))
@@ -117,7 +130,7 @@ def _all_points(
     root: Node, top: RecipeTop, overrides: list[Override], combos: list[list[Override]], default_name: str
 ) -> list[Point]:
     top = top.model_copy(update={"name": top.name or default_name})
-    seeds = sweep.seeds(top)
+    seeds = sweeps.seeds(top)
     points: list[Point] = []
     found: list[Found] = []
     for combo in combos:

@@ -40,15 +40,15 @@ class StopLosingSpec(Spec):
     where its best value is worse than the median of the points that are done with their training."""
     after: int = Field(default=1, ge=1)
     """No point ends before this optimizer step."""
-    factor: int = Field(default=3, ge=2)
-    """Of `halving`."""
-    points: int = Field(default=4, ge=1)
-    """Of `median`: so many points must be done first."""
+    factor: int | None = Field(default=None, ge=2)
+    """Of `halving`; 3 if unsaid."""
+    points: int | None = Field(default=None, ge=1)
+    """Of `median`: so many points must be done first; 4 if unsaid."""
 
     @model_validator(mode="after")
     def _own(self) -> StopLosingSpec:
         other = {"halving": "points", "median": "factor"}[self.pruner]
-        if other in self.model_fields_set:
+        if getattr(self, other) is not None:
             raise ValueError(f"{other} does nothing with pruner: {self.pruner}")
         return self
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from spec_recipes import HEAD, Recipes
 
+from latentctl.spec.experiment import Experiment
 from latentctl.spec.load import expand
 
 SFT = HEAD + "method: sft\n"
@@ -225,7 +226,10 @@ LOSING = "validation: gsm8k\ntrain: {eval_every: 2, stop_losing: {metric: loss}}
 def test_stopping_losing_points_needs_points(recipes: Recipes) -> None:
     (line,) = recipes.lines(SFT + LOSING)
     assert "stages.sft.train.stop_losing: train.stop_losing does nothing without other points" in line
-    assert len(recipes.load(SFT + LOSING + "sweep: {grid: {train.lr: [1e-4, 1e-5]}}\n").points) == 2
+    points = recipes.load(SFT + LOSING + "sweep: {grid: {train.lr: [1e-4, 1e-5]}}\n").points
+    assert len(points) == 2
+    for point in points:  # as the worker reads it
+        assert Experiment.model_validate(point.experiment.dump()) == point.experiment
 
 
 @pytest.mark.parametrize(
