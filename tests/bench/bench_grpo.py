@@ -140,7 +140,7 @@ def tiny(folder: Path) -> tuple[Any, Any]:
         num_attention_heads=HIDDEN // 64,
         num_key_value_heads=HIDDEN // 128,
         head_dim=64,
-        max_position_embeddings=512,
+        max_position_embeddings=1024,
         tie_word_embeddings=True,
         pad_token_id=0,
         eos_token_id=1,

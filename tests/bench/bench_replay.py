@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -22,12 +23,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_grpo import REWARD
+import bench_grpo
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "train"))
 
 TARGETS = {"latent": 1.25, "linear": 1.1}
-VOCAB, HIDDEN, LAYERS = 2048, 256, 4
+VOCAB = 2048
 PROMPTS, GROUP, POSITIONS, LATENTS = 4, 4, 64, 24
 WORDS = 24
 LENGTH, PARTS = 256, (16, 96)
@@ -108,27 +109,26 @@ def stage(
     from jobs.methods.grpo import Grpo
 
     folder.mkdir(parents=True)
-    words = [f"w{i}" for i in range(vocabulary - 100)]
-    count = max(PROMPTS * steps, -(-len(words) // WORDS))
-    questions = [" ".join(words[(WORDS * i + k) % len(words)] for k in range(WORDS)) for i in range(count)]
+    bench_grpo.VOCAB = vocabulary
+    bench_grpo.tiny(folder / "model")
+    rng = random.Random(0)
+    questions = [
+        " ".join(f"w{rng.randrange(10, vocabulary)}" for _ in range(WORDS)) for _ in range(PROMPTS * steps)
+    ]
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps({"question": q, "answer": "w2"}) + "\n" for q in questions))
     more: dict[str, Any] = {}
     if latent:
-        markers = {"start": "w1", "end": "w2"}
+        markers = {"start": "w3", "end": "w4"}
         more["latent"] = {"input": "soft", "markers": markers, "stop": LATENTS, "noise": {"kind": "concrete"}}
-    longest = 2 * (positions + WORDS + 8)
     batch = PROMPTS * GROUP
     recipe = harness.experiment(
         rows,
-        {"lr": 1e-6, "batch": batch, "micro_batch": batch, "steps": steps, "max_len": longest},
+        {"lr": 1e-6, "batch": batch, "micro_batch": batch, "steps": steps},
         name="grpo",
         method="grpo",
         dataset={"path": str(rows)},
-        model={
-            "init": {"arch": "qwen3", "hidden": HIDDEN, "layers": LAYERS, "heads": 4, "max_len": longest},
-            "tokenizer": {"kind": "word", "vocab_size": vocabulary},
-        },
+        model={"path": str(folder / "model")},
         prompt={"form": "answer", "template": "plain"},
         grpo={
             "group_size": GROUP,
@@ -144,9 +144,11 @@ def stage(
     )
     plugin = folder.parent / "different.py"  # one file: a reward is registered once
     if not plugin.exists():
-        plugin.write_text(REWARD)
+        plugin.write_text(bench_grpo.REWARD)
     recipe["plugins"] = [str(plugin)]
-    made = Grpo(harness.context(harness.Case(str(folder / "run"), recipe))).prepare()
+    made = Grpo(
+        harness.context(harness.Case(str(folder / "run"), recipe, source=str(folder / "model")))
+    ).prepare()
     engine: Any = made.source.roller.engine  # type: ignore[attr-defined]
     engine.eos = frozenset()  # so that every rollout takes all its positions
     return made
