@@ -12,7 +12,7 @@ from typing import Any
 
 from jobs.runtime.errors import JobUserError
 from latentctl.record.paths import RunPaths
-from latentctl.runs.sweeps import SWEEPS, membership
+from latentctl.record.sweeps import SWEEPS, membership
 from latentctl.spec.train import StopLosingSpec
 
 _RUN = "run"

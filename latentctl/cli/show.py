@@ -11,12 +11,13 @@ import typer
 from latentctl.cli import output
 from latentctl.launch.observe import observe, observe_one
 from latentctl.record.paths import RunPaths
+from latentctl.record.sweeps import membership
 from latentctl.report import show as page
 from latentctl.report.many import sweep_table
 from latentctl.report.status import status_table
 from latentctl.report.text import coloured
 from latentctl.runs.index import find_run
-from latentctl.runs.sweeps import find_sweep, membership, points_of
+from latentctl.runs.sweeps import find_sweep, points_of
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

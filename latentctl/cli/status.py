@@ -15,11 +15,12 @@ from latentctl.cli import output
 from latentctl.errors import Exit
 from latentctl.launch.observe import Observed, observe
 from latentctl.record.paths import RunPaths
+from latentctl.record.sweeps import membership
 from latentctl.report.status import status_table
 from latentctl.report.text import coloured
 from latentctl.runs.index import all_runs
 from latentctl.runs.reconcile import answer
-from latentctl.runs.sweeps import membership, select
+from latentctl.runs.sweeps import select
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 NEWEST = 15

@@ -13,8 +13,8 @@ from latentctl.launch.observe import handle_of, observe
 from latentctl.launch.start import Started, start
 from latentctl.record.atomic import write_json
 from latentctl.record.journal import now
+from latentctl.record.sweeps import SWEEPS, VERSION
 from latentctl.runs import create
-from latentctl.runs.sweeps import SWEEPS, VERSION
 
 if TYPE_CHECKING:
     from latentctl.spec.cluster import ClusterProfile

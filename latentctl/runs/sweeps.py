@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 
 from latentctl.record.atomic import try_read_json
 from latentctl.record.paths import RunPaths
+from latentctl.record.sweeps import SWEEPS
 from latentctl.runs.index import all_runs, find_run
-
-SWEEPS = "sweeps"
-VERSION = 1
 
 
 def find_sweep(runs_dir: Path, text: str) -> str | None:
@@ -42,19 +40,6 @@ def select(runs_dir: Path, names: list[str]) -> list[RunPaths]:
         chosen = [find_run(runs_dir, text)] if sweep is None else sweep_points(runs_dir, sweep)
         found.update({run.id: run for run in chosen})
     return list(found.values())
-
-
-def membership(runs_dir: Path) -> dict[str, dict[str, Any]]:
-    """Run id -> {"sweep": id, "varies": {...}} for every point of every sweep. A run of several points says
-    nothing of what each varies."""
-    folder = runs_dir / SWEEPS
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*/sweep.json")) if folder.is_dir() else []:
-        sweep = try_read_json(path) or {}
-        for point in sweep.get("points", []):
-            varies = point.get("varies") or {} if "stage" not in point else {}
-            found[point["run"]] = {"sweep": sweep.get("id", path.parent.name), "varies": varies}
-    return found
 
 
 class SweepPoint(NamedTuple):
