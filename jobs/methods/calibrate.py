@@ -11,12 +11,13 @@ from typing import Any, cast
 import numpy as np
 
 from jobs.data.load import load
-from jobs.generate.protocol import Sample
+from jobs.generate.protocol import Engine, Sample
 from jobs.generate.text import count_before
 from jobs.grade import samples
 from jobs.methods import thresholds
 from jobs.methods.asking import Asking, Questions
 from jobs.methods.evaluate import DEBUG_ROWS
+from jobs.methods.keeping import engine_for
 from jobs.methods.peers import Peers
 from jobs.methods.protocol import StageContext
 from jobs.methods.sharing import (
@@ -89,15 +90,13 @@ class Calibrate:
         trace = None if self.asking.latent is None else 0
         requests = [questions.request(place, index, trace=trace) for (_, index), place in share.asked.items()]
         text = "it does not give the entropy of written tokens, and there are no latent steps"
-        engine = open_engine(
-            self.ctx,
-            self.settings,
-            questions.tokenizer,
-            requests,
-            share.on_step,
-            only=text if self.asking.latent is None else None,
-        )
-        try:
+        only = text if self.asking.latent is None else None
+
+        def make() -> Engine:
+            tokenizer = questions.tokenizer
+            return open_engine(self.ctx, self.settings, tokenizer, requests, share.on_step, only=only)
+
+        with engine_for(self.ctx, requests, share.on_step, make) as engine:
             check(self.ctx.stage.name, requests, engine)
             announce_engine(self.peers, engine)
             out = _Out(self, engine, questions)
@@ -105,8 +104,6 @@ class Calibrate:
                 return share.generate(engine, requests, out.add)
             finally:
                 out.close()
-        finally:
-            engine.close()
 
     def _count(self, questions: Questions, dataset: str) -> tuple[Calibration, dict[str, float]]:
         ctx, latent = self.ctx, self.asking.latent

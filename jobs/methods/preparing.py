@@ -54,18 +54,20 @@ class Preparing:
             renderers = [(d, Renderer(None, self.prompt, d.instruction)) for d in held]
             return chain.from_iterable(r.texts(d.examples, target, steps) for d, r in renderers)
 
-        return self._first(lambda: load_tokenizer(self.ctx.stage, self.ctx.source, texts))
+        return self.first(lambda: load_tokenizer(self.ctx.stage, self.ctx.source, texts))
 
-    def model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """The stage's weights, whole; under ZeRO-3 on the CPU, from where they are shared out."""
+    def model(self, tokenizer: PreTrainedTokenizerBase, *, head: bool = True) -> PreTrainedModel:
+        """The stage's weights, whole; under ZeRO-3 on the CPU, from where they are shared out. `head` as in
+        `load_model`."""
         ctx, stage = self.ctx, self.ctx.stage
-        return self._first(
+        return self.first(
             lambda: load_model(
                 stage,
                 ctx.source,
                 precision=stage.train.precision,
                 device="cpu" if stage.train.zero_stage == 3 else distributed.device(ctx.world),
                 vocab_size=len(tokenizer),
+                head=head,
             )
         )
 
@@ -120,9 +122,9 @@ class Preparing:
 
     def _load(self, spec: DatasetSpec) -> Loaded:
         plugins = self.ctx.experiment.plugins
-        return self._first(lambda: load(spec, data_dir=self.ctx.data_dir, plugins=plugins))
+        return self.first(lambda: load(spec, data_dir=self.ctx.data_dir, plugins=plugins))
 
-    def _first(self, make: Callable[[], T]) -> T:
+    def first(self, make: Callable[[], T]) -> T:
         """Rank 0 before the others: what it downloads or caches is made once."""
         if self.ctx.world.main:
             made = make()

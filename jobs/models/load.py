@@ -36,11 +36,13 @@ def load_model(
     precision: Precision,
     device: torch.device | str,
     vocab_size: int,
+    head: bool = True,
 ) -> PreTrainedModel:
     """The weights of `source` (a directory or Hub id), or the stage's random `model.init` where it is None.
 
     Safetensors only; Python code that comes with a model runs only if the recipe says `trust_remote_code`.
-    The model is in evaluation mode. `vocab_size` is the tokenizer's length. Raises JobUserError: no such
+    The model is in evaluation mode. `vocab_size` is the tokenizer's length. Without `head`: any model that
+    gives a hidden state to every token; its own head is left out. Raises JobUserError: no such
     model, gated, offline, pickled weights only, weights missing from the files, a tokenizer larger than the
     embedding table.
     """
@@ -53,30 +55,9 @@ def load_model(
         model = random_model(
             spec.init, vocab_size=vocab_size, attention=spec.attention, dtype=dtype, device=device
         )
-        return model.eval()
-    return _placed(_pretrained(AutoModelForCausalLM, spec, locate(source), dtype), source, device, vocab_size)
-
-
-def load_encoder(
-    stage: StageBase,
-    source: Path | str | None,
-    *,
-    precision: Precision,
-    device: torch.device | str,
-    vocab_size: int,
-) -> PreTrainedModel:
-    """As `load_model`, but without a head: any model that gives a hidden state to every token."""
-    device = torch.device(device)
-    dtype = torch_dtype(precision, device)
-    if source is None:
-        whole = load_model(stage, None, precision=precision, device=device, vocab_size=vocab_size)
-        return cast(PreTrainedModel, whole.base_model)
-    return _placed(_pretrained(AutoModel, stage.model, locate(source), dtype), source, device, vocab_size)
-
-
-def _placed(
-    model: PreTrainedModel, source: Path | str, device: torch.device, vocab_size: int
-) -> PreTrainedModel:
+        return (model if head else cast(PreTrainedModel, model.base_model)).eval()
+    kind = AutoModelForCausalLM if head else AutoModel
+    model = _pretrained(kind, spec, locate(source), dtype)
     model.to(device)  # type: ignore[arg-type]
     rows: Any = model.get_input_embeddings().num_embeddings
     if vocab_size > rows:

@@ -10,7 +10,6 @@ import typer
 
 from latentctl.cli import output
 from latentctl.launch.observe import observe, observe_one
-from latentctl.record.paths import RunPaths
 from latentctl.record.sweeps import membership
 from latentctl.report import show as page
 from latentctl.report.many import sweep_table
@@ -57,7 +56,7 @@ def show(
 def _show_sweep(root: Path, sweep: str, *, as_json: bool) -> None:
     """The points with their states, and the results over them."""
     points = points_of(root, sweep)
-    seen = observe([RunPaths(root / run) for run in dict.fromkeys(p.run.id for p in points)])
+    seen = observe(list({p.run.id: p.run for p in points}.values()))
     if as_json:
         outcomes = {v.run.id: page.outcome_dump(v) for v in seen.views}
         rows = [

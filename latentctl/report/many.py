@@ -180,10 +180,11 @@ def panels(rows: Sequence[Folded]) -> dict[Axis, list[Point]]:
     names = labels([(row.source, point_text(row.first.point), row.first.called) for row in rows])
     found: dict[Axis, list[Point]] = {NOISED: [], STEPS: []}
     for i, (row, name) in enumerate(zip(rows, names, strict=True)):
-        bounds = row.bounds or (row.accuracy, row.accuracy)
+        if row.accuracy is None:
+            continue
+        low, high = row.bounds or (row.accuracy, row.accuracy)
         for axis, value in ((NOISED, row.disturbed), (STEPS, row.mean(steps))):
-            if value is not None and row.accuracy is not None:
-                low, high = bounds[0] or 0.0, bounds[1] or 0.0
+            if value is not None:
                 point = Point(str(i + 1), name, "", value, row.accuracy, low, high, data_text(row.first))
                 found[axis].append(point)
     return {axis: points for axis, points in found.items() if points}

@@ -11,10 +11,16 @@ from latentctl.spec.resolve import Part, Point
 
 
 def packed(points: Sequence[Point], size: int) -> list[Point]:
-    """Every `size` points of one seed as one. Raises UserError where a point is more than one evaluation."""
+    """Every `size` points of one seed as one. Raises UserError where a point is more than one evaluation, or
+    the only one."""
+    if len(points) == 1:
+        raise UserError(
+            "does nothing: there is one point", where="sweep.pack", hint="leave it out, or let something vary"
+        )
     for point in points:
         stages = point.experiment.stages
-        if len(stages) > 1 or METHODS[stages[0].method].role != "eval":
+        method = METHODS[stages[0].method]
+        if len(stages) > 1 or method.trains or not method.generates:
             names = ", ".join(s.name for s in stages)
             raise UserError(
                 f"only sweeps of a single evaluation can be packed, and a point here has the stages {names}",

@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 
 from jobs.grade.samples import Row
 from jobs.methods.divergence import rows
 from jobs.methods.divergence.measure import data, evaluate
 from jobs.methods.divergence.objective import JudgeObjective, JudgeRow
 from jobs.methods.preparing import Preparing
-from jobs.methods.protocol import StageContext
+from jobs.methods.protocol import Preempted, StageContext
 from jobs.models.divergence import DivergenceConfig, DivergenceJudge, DivergenceModel, Encoding
-from jobs.models.load import load_encoder
 from jobs.models.tokenizer import load_tokenizer
 from jobs.runtime import distributed
 from jobs.runtime.errors import JobUserError
@@ -43,11 +42,9 @@ class Divergence:
         distributed.init(ctx.world, deepspeed=True)
         found = data(ctx, settings.data)
         train, test = self._split(found)
-        tokenizer = load_tokenizer(ctx.stage, ctx.source, lambda: _texts(found))
-        model = self._model(len(tokenizer))
-        max_len = min(ctx.stage.train.max_len, _positions(model.encoder) or 1 << 30)
-        model.config.max_len = max_len
-        encoding = Encoding(tokenizer, settings.separator, max_len)
+        tokenizer = self.preparing.first(lambda: load_tokenizer(ctx.stage, ctx.source, lambda: _texts(found)))
+        model = self._model(tokenizer)
+        encoding = Encoding(tokenizer, settings.separator, model.config.max_len)
         pad = cast(int, tokenizer.pad_token_id)
         trainer = Trainer(
             ctx,
@@ -60,21 +57,28 @@ class Divergence:
         )
         numbers = trainer.run()
         del trainer, model
-        told = self._measured(test)
-        distributed.barrier()
-        return {**numbers, "held_out": told, "labels": dict(Counter(str(r["label"]) for r in train))}
+        return {**numbers, "held_out": self._measured(test), "labels": _labels(train)}
 
-    def _measured(self, test: Sequence[Row]) -> dict[str, Any]:
-        if not self.ctx.world.main:
-            return {}
-        judge = DivergenceJudge.load(self.ctx.paths.model, device=distributed.device(self.ctx.world))
-        return evaluate(self.ctx, judge, self.preparing.some(list(test)), batch=_EVAL_BATCH)
+    def _measured(self, test: list[Row]) -> dict[str, Any]:
+        """By process 0, for which the others wait. Raises Preempted on all."""
+        told, stopped = {}, None
+        if self.ctx.world.main:
+            judge = DivergenceJudge.load(self.ctx.paths.model, device=distributed.device(self.ctx.world))
+            try:
+                told = evaluate(self.ctx, judge, self.preparing.some(test), batch=_EVAL_BATCH)
+            except Preempted as error:
+                stopped = str(error)
+        if stopped := distributed.broadcast(stopped):
+            raise Preempted(stopped)
+        return told
 
     def _split(self, found: list[Row]) -> tuple[list[Row], list[Row]]:
         """Rows to train on, and those of held-out problems."""
         seed, settings = self.ctx.experiment.seed, self.settings
-        test = [r for r in found if rows.held_out(r, settings.held_out, seed)]
-        train = [r for r in found if not rows.held_out(r, settings.held_out, seed)]
+        parts: dict[bool, list[Row]] = {True: [], False: []}
+        for row in found:
+            parts[rows.held_out(row, settings.held_out, seed)].append(row)
+        test, train = parts[True], parts[False]
         if not test or not train:
             problems = len({r["problem"] for r in found})
             raise JobUserError(
@@ -85,26 +89,21 @@ class Divergence:
             )
         return (mixed(train, seed) if settings.mix == "equal" else train), test
 
-    def _model(self, vocab_size: int) -> DivergenceModel:
-        ctx, settings = self.ctx, self.settings
-        encoder = load_encoder(
-            ctx.stage,
-            ctx.source,
-            precision=ctx.stage.train.precision,
-            device="cpu" if ctx.stage.train.zero_stage == 3 else distributed.device(ctx.world),
-            vocab_size=vocab_size,
-        )
+    def _model(self, tokenizer: PreTrainedTokenizerBase) -> DivergenceModel:
+        settings, seed = self.settings, self.ctx.experiment.seed
+        encoder = self.preparing.model(tokenizer, head=False)
         config = DivergenceConfig(
             encoder.config.to_dict(),
             pooling=settings.pooling,
             norm=settings.norm,
             dropout=settings.dropout,
             separator=settings.separator,
+            max_len=self.preparing.max_len(encoder),
             held_out=settings.held_out,
-            split_seed=ctx.experiment.seed,
+            split_seed=seed,
         )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(ctx.experiment.seed)  # the same head on every rank
+            torch.manual_seed(seed)  # the same head on every rank
             model = DivergenceModel(config, encoder)
         return model.to(device=encoder.device, dtype=encoder.dtype)  # type: ignore[arg-type]
 
@@ -126,5 +125,5 @@ def _texts(found: Sequence[Row]) -> list[str]:
     return [" ".join((r["before"], r["one"], r["other"])) for r in found]
 
 
-def _positions(encoder: PreTrainedModel) -> int | None:
-    return getattr(encoder.config, "max_position_embeddings", None)
+def _labels(found: Sequence[Row]) -> dict[str, int]:
+    return dict(Counter(str(row["label"]) for row in found))

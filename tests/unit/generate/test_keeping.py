@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def packed(**last: Any) -> Experiment:
     return Experiment.model_validate({"name": "x", "stages": stages})
 
 
-def run(root: Path, exp: Experiment, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def run(root: Path, exp: Experiment) -> dict[str, Any]:
     """Every stage in this process, as the worker does; -> texts by stage."""
     paths = RunPaths(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -50,28 +51,23 @@ def run(root: Path, exp: Experiment, monkeypatch: pytest.MonkeyPatch) -> dict[st
     found = {}
     for stage in exp.stages:
         ctx = eval_stage.context(root, exp.model_copy(update={"stages": [stage]}))
-        object.__setattr__(ctx, "experiment", exp)
-        Evaluate(ctx).run()
+        Evaluate(replace(ctx, experiment=exp)).run()
         found[stage.name] = [row["text"] for row in eval_stage.samples.read(ctx.paths.samples)]
     return found
 
 
-def test_a_packed_sweep_loads_once_and_draws_the_same(
-    tmp_path: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together = run(tmp_path / "together", packed(), monkeypatch)
+def test_a_packed_sweep_loads_once_and_draws_the_same(tmp_path: Path, loads: list[str]) -> None:
+    together = run(tmp_path / "together", packed())
     assert loads == ["eval.1"]
     assert not keeping._kept  # nothing is held when the job is over
     for stage in packed().stages:
         alone = packed().model_copy(update={"stages": [stage]})
-        assert run(tmp_path / stage.name, alone, monkeypatch) == {stage.name: together[stage.name]}
+        assert run(tmp_path / stage.name, alone) == {stage.name: together[stage.name]}
     assert len({tuple(texts) for texts in together.values()}) == 3
 
 
-def test_another_model_is_loaded_and_the_old_one_let_go(
-    tmp_path: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_model_is_loaded_and_the_old_one_let_go(tmp_path: Path, loads: list[str]) -> None:
     other = {"model": {"init": {**eval_stage.MODEL["init"], "seed": 1}}}
-    run(tmp_path / "r", packed(**other), monkeypatch)
+    run(tmp_path / "r", packed(**other))
     assert loads == ["eval.1", "eval.3"]
     assert not keeping._kept

@@ -192,6 +192,11 @@ def test_packed_points_are_stages_of_one_run(recipes: Recipes) -> None:
     assert recipes.load(EVAL.replace("pack: 2", "pack: 9")).swept
 
 
+def test_a_single_point_cannot_be_packed(recipes: Recipes) -> None:
+    (line,) = recipes.lines(EVAL.replace("[1, 2, 3, 4, 5]", "[1]"))
+    assert "sweep.pack: does nothing: there is one point" in line
+
+
 def test_a_training_cannot_be_packed(recipes: Recipes) -> None:
     (line,) = recipes.lines(TWO + "sweep: {grid: {train.lr: [1e-4, 1e-5]}, pack: 2}\n")
     assert "sweep.pack: only sweeps of a single evaluation can be packed" in line
