@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from latentctl.errors import Exit, UserError
 from latentctl.report.case_files import Evaluation, Row
+from latentctl.report.case_tree import Limb, limbs
 
 Key = tuple[str, int]
 """A sample: (problem id, index among its samples)."""
@@ -72,6 +73,8 @@ class Case:
     """The trace of all its spans; None where there is none."""
     input: str | None
     """How a latent step is fed: soft, hidden, contextual, pause."""
+    tree: tuple[Limb, ...] = ()
+    """The problem's answers as a search found them; empty where they were sampled."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -113,6 +116,7 @@ class Case:
             "logp_per_token": self.logp_per_token,
             "input": self.input,
             "steps": steps,
+            "tree": [limb.dump() for limb in self.tree],
             "notes": self.notes,
         }
 
@@ -127,8 +131,9 @@ def case_of(at: Evaluation, key: Key) -> Case | None:
     steps, kind = _trace(at, row, notes)
     if row.get("verdict") is None and at.graded:
         notes.append("this sample has no verdict; `latentctl grade` judges again")
-    count = sum(r["id"] == key[0] for r in at.rows)
-    return Case(at, row, ids.index(key[0]) + 1, len(ids), count, steps, kind, notes)
+    samples = [r for r in at.rows if r["id"] == key[0]]
+    number = ids.index(key[0]) + 1
+    return Case(at, row, number, len(ids), len(samples), steps, kind, limbs(samples), notes)
 
 
 def first(rows: Sequence[Row]) -> Choice:

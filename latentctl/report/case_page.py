@@ -15,6 +15,7 @@ from typing import Any
 from latentctl import __version__
 from latentctl.report.case import Case, Changed, endings
 from latentctl.report.case_signs import readable, visible
+from latentctl.report.case_tree import Limb, guide
 
 _TEMPLATE = Path(__file__).with_name("case_template")
 
@@ -95,8 +96,23 @@ def _case(case: Case) -> dict[str, Any]:
         "steps": None if case.steps is None else [_step(s) for s in case.steps],
         "chain": [readable(p) if isinstance(p, str) else [p.start, p.stop] for p in case.chain()],
         "prompt": readable(str(row.get("prompt") or "")),
+        "tree": [_limb(limb, limb.row["index"] == row["index"]) for limb in case.tree],
         "facts": {k: str(v) for k, v in facts.items() if v},
         "notes": [readable(n) for n in case.notes],
+    }
+
+
+def _limb(limb: Limb, this: bool) -> dict[str, Any]:
+    return {
+        "this": this,
+        "guide": guide(limb.guides),
+        "index": limb.row["index"],
+        "verdict": limb.row.get("verdict"),
+        "extracted": visible(str(limb.row.get("extracted") or "")),
+        "token": None if limb.root else visible(limb.token),
+        "prob": round(limb.prob, 4),
+        "text": readable(limb.own),
+        "doubles": limb.doubles,
     }
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from latentctl.report.case import Case, Changed, Step, endings, steps_apart
 from latentctl.report.case_signs import readable, visible
+from latentctl.report.case_tree import Limb, guide
 
 WIDTH = 80
 HEAD, TAIL = 16, 8
@@ -21,7 +22,10 @@ _HEAT = ("cyan", "green", "yellow", "dark_orange", "red")
 _LISTED = 12
 _RARE = 0.005
 """A less likely token would read 0.00."""
+_LIMBS = 24
+"""So many answers of a tree are shown."""
 _VERDICTS = {"correct": ("✓ correct", "bold green"), "wrong": ("✗ wrong", "bold red")}
+_SIGNS = {"correct": ("✓", "green"), "wrong": ("✗", "red"), "error": ("!", "yellow")}
 
 
 def print_case(console: Console, cases: Sequence[Case], words: str, *, whole: bool = False) -> None:
@@ -125,8 +129,40 @@ def _chain(out: _Lines, case: Case, top: float, *, whole: bool, named: bool) -> 
         out.body(
             f"read {'nothing' if extracted is None else extracted!s}" + (f": {reason}" if reason else "")
         )
+    if case.tree:
+        _tree(out, case, whole=whole)
     for note in case.notes:
         out.line(f"note: {note}", "yellow")
+
+
+def _tree(out: _Lines, case: Case, *, whole: bool) -> None:
+    """Each answer of the search in a line: which branch it is, the token at which it left and that token's
+    probability, its verdict, its own text."""
+    limbs = case.tree
+    depth = max(len(limb.guides) for limb in limbs)
+    doubles = sum(limb.doubles for limb in limbs)
+    rest = f"; {doubles:,} more would only repeat the first" if doubles else ""
+    out.title("tree", f"{len(limbs):,} answer{'s' * (len(limbs) != 1)} found, {depth} deep{rest}")
+    out.line("  > this sample; ✓ ✗ verdict; the token where it branched, and its probability", "dim")
+    shown = limbs if whole or len(limbs) <= _LIMBS + 2 else limbs[:_LIMBS]
+    for limb in shown:
+        out.text(_limb(limb, limb.row["index"] == case.row["index"], out.width))
+    if len(shown) < len(limbs):
+        out.line(f"  [{len(limbs) - len(shown):,} more]  --all shows them", "bold")
+
+
+def _limb(limb: Limb, this: bool, width: int) -> Text:
+    """` >├─ 3 ✓ 12  'so' 0.21  so the sum is ...`"""
+    sign, style = _SIGNS.get(limb.row.get("verdict"), ("?", "yellow"))
+    above = guide(limb.guides)
+    above = above if len(above) <= width // 3 else "…" + above[-(width // 3) :]
+    line = Text(f" {'>' if this else ' '}{above}", "bold" if this else "")
+    line.append(f"{limb.row['index']:,} ").append(sign, style).append(" ")
+    if not limb.root:
+        line.append(_clip(visible(limb.token), 16), "bold").append(f" {limb.prob:.2f}", "dim").append("  ")
+    room = width - cell_len(line.plain)
+    line.append(_clip(" ".join(readable(limb.own).split()), max(0, room)), "dim")
+    return line
 
 
 def _between(entropies: tuple[float, float, float]) -> str:

@@ -122,3 +122,25 @@ def shell_game(root: Path, name: str = "coconut", *, sharper: float = 0.0) -> Ru
         traces.append(trace(id, steps))
     fill(run, rows, traces)
     return run
+
+
+def searched(root: Path, name: str = "tree") -> RunPaths:
+    """One problem whose answers were searched: 0 branched twice, its first branch once more; 4 and 5 repeat
+    0 because nothing else was found."""
+    text = "First 3 plus 4 is 7. So 7 times 2 is 14."
+    other = "First 3 times 4 is 12. So 12 plus 2 is 14."
+    ends = "Then 7 plus 2 is 9.", "Then 12 times 2 is 24."
+    texts = {0: text, 1: other, 2: text[:21] + ends[0], 3: other[:23] + ends[1]}
+    leaves = {0: (None, 0, "First", 1.0), 1: (0, 7, " times", 0.31), 2: (0, 21, "Then", 0.2),
+              3: (1, 23, "Then", 0.125)}  # fmt: skip
+    rows = []
+    for index in range(6):
+        which = index if index in leaves else 0
+        parent, at, token, prob = leaves[which]
+        made = wrong if which in (2, 3) else sample
+        branch = {"parent": parent, "birth": at // 4, "prob": prob, "token": token, "at": at}
+        row = made("p", index=index, text=texts[which], gold="14")
+        rows.append({**row, "branch": {**branch, "duplicate": index not in leaves}})
+    run = make_run(root / name, {"score": "eval"})
+    fill(run, rows)
+    return run

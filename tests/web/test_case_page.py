@@ -14,7 +14,7 @@ from latentctl.report.case import Case, case_of
 from latentctl.report.case_files import find
 from latentctl.report.case_page import page
 from tests.web.browser import Browser
-from tests.web.case_runs import fill, latent, make_run, sample, shell_game, step, trace, wrong
+from tests.web.case_runs import fill, latent, make_run, sample, searched, shell_game, step, trace, wrong
 
 NASTY = [
     "</script>", "<img src=x onerror=\"document.title='owned'\">", "<!--", "&lt;b&gt;", "{{data}}",
@@ -335,4 +335,29 @@ def test_chains_without_a_trace_or_without_latent_steps_say_so(browser: Browser,
     assert ends[1] == "B: no latent steps: an explicit chain"
     assert "no trace of its latent steps is in" in browser.texts(".note")[0]
     assert "-0.50" in browser.texts(".numbers")[1]
+    assert browser.errors() == []
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_a_searched_problem_shows_its_tree_and_each_answer_opens(
+    browser: Browser, tmp_path: Path, width: int
+) -> None:
+    searched(tmp_path)
+    browser.open(write(tmp_path, "tree", id="p"), width=width)
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    limbs = browser.all(".limb")
+    assert len(limbs) == 4
+    said = browser.run(
+        "return [...document.querySelectorAll('.limb')].map(e => "
+        "['.guide', '.which', '.verdict', '.left'].map(s => e.querySelector(s)?.textContent ?? ''))"
+    )
+    assert said == [
+        ["", "0", "✓", ""], ["├─ ", "1", "✓", "·times 0.31"], ["│  └─ ", "3", "✗", "Then 0.13"],
+        ["└─ ", "2", "✗", "Then 0.20"],
+    ]  # fmt: skip
+    assert len(browser.all(".limb.this")) == 1
+    browser.run("document.querySelectorAll('.limb')[2].querySelector('summary').click()")
+    opened = browser.run("return document.querySelectorAll('.limb')[2].innerText")
+    assert "Then 12 times 2 is 24." in opened
+    assert browser.run("return document.documentElement.scrollWidth") <= width
     assert browser.errors() == []

@@ -215,6 +215,29 @@ function text(c, i) {
     c.textEnd ? el("div", "end", `text ended by ${c.textEnd}`) : null, prompt);
 }
 
+/* the tree of a search: each answer in a line, its own text when opened */
+function limb(b) {
+  const sign = { correct: "✓", wrong: "✗", error: "!" }[b.verdict] || "?";
+  const mark = el("span", `verdict ${b.verdict === "correct" || b.verdict === "wrong" ? b.verdict : "open"}`, sign);
+  mark.setAttribute("aria-label", b.verdict || "not judged yet");
+  mark.setAttribute("role", "img");
+  const left = b.token === null ? "" : el("span", "left", el("b", "", ...token(b.token)), ` ${b.prob.toFixed(2)}`);
+  const line = el("summary", "", el("span", "guide", b.guide), el("span", "which", String(b.index)), mark, left,
+    el("span", "own", b.text.replace(/\s+/g, " ").slice(0, 240)));
+  return el("details", b.this ? "limb this" : "limb", line,
+    el("div", "label", `sample ${b.index}: ${b.extracted ? `read ${b.extracted}` : "no answer found"}${b.this ? "; its chain is above" : ""}`),
+    prose(b.token === null ? b.text : `…${b.text}`));
+}
+
+function tree(c, i) {
+  const doubles = c.tree.reduce((n, b) => n + b.doubles, 0);
+  const made = el("div", "card tree", many ? el("div", "label", `${letter(i)}  ${c.run} / ${c.stage}`) : null,
+    el("div", "label", `${plural(c.tree.length, "answer")} found${doubles ? `; ${count(doubles)} more would only repeat the first` : ""}. ` +
+      "Each shows the token at which it left the answer above, and that token's probability; open one to read it."),
+    ...c.tree.map(limb));
+  return made;
+}
+
 function changedList() {
   if (!data.changed.length) return null;
   const list = el("details", "", el("summary", "", `${plural(data.changed.length, "verdict")} differ${data.changed.length === 1 ? "s" : ""} between the two runs`),
@@ -300,7 +323,9 @@ document.getElementById("page").append(
   el("div", "pair", ...data.cases.map(card)),
   chain(),
   el("h2", "", "Text"),
-  el("div", "pair", ...data.cases.map(text)));
+  el("div", "pair", ...data.cases.map(text)),
+  ...(data.cases.some(c => c.tree.length) ? [el("h2", "", "Tree"),
+    el("div", "pair", ...data.cases.map((c, i) => c.tree.length ? tree(c, i) : el("div", "card soft", "sampled, not searched")))] : []));
 
 const first = document.querySelector(".cell[data-step]");
 if (first) first.tabIndex = 0;
