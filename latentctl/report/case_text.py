@@ -153,7 +153,7 @@ def _tree(out: _Lines, case: Case, *, whole: bool) -> None:
 
 def _limb(limb: Limb, this: bool, width: int) -> Text:
     """` >├─ 3 ✓ 12  'so' 0.21  so the sum is ...`"""
-    sign, style = _SIGNS.get(limb.row.get("verdict"), ("?", "yellow"))
+    sign, style = _SIGNS.get(str(limb.row.get("verdict")), ("?", "yellow"))
     above = guide(limb.guides)
     above = above if len(above) <= width // 3 else "…" + above[-(width // 3) :]
     line = Text(f" {'>' if this else ' '}{above}", "bold" if this else "")
