@@ -47,6 +47,7 @@ CASES: dict[str, tuple[Any, Any, DisturbanceSpec | None]] = {
     "soft, multiplex": (SOFT, {"kind": "multiplex"}, None),
     "soft, logits": (SOFT, {**GAUSS, "on": "logits"}, None),
     "soft, gaussian": (SOFT, GAUSS, DisturbanceSpec(entropy_threshold=1.5)),
+    "soft, gaussian, absolute": (SOFT, {**GAUSS, "scale": "absolute"}, None),
     "soft, concrete and floor": (SOFT, {"kind": "concrete"}, DisturbanceSpec(max_ratio=0.5, floor=0.02)),
     "hidden": ("hidden", None, None),
     "hidden, gaussian": ("hidden", GAUSS, None),
