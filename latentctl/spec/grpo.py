@@ -64,8 +64,8 @@ class RolloutSpec(Spec):
     generate themselves."""
     ahead: int = Field(default=0, ge=0, le=1)
     """1: while the trainer updates, the next rollouts are generated with the weights of before, so that they
-    are one set old; older ones are never trained on. `mismatch` corrects text tokens for it, latent steps
-    stay biased by it. Needs `processes`."""
+    are one set old; older ones are never trained on. `mismatch` corrects text tokens for it; noisy latent
+    steps cannot be, and are refused. Needs `processes`."""
 
 
 @register

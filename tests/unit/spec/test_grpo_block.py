@@ -47,6 +47,36 @@ BAD = [
         "r.yaml:4:8: grpo: rollout.ahead needs rollout.processes: engines that generate meanwhile",
     ),
     (
+        "grpo: {rollout: {processes: 2}}\nresources: {tasks: 2}",
+        "r.yaml:4:18: grpo.rollout.processes: 2 of 2 processes generate, and none is left to train\n"
+        "hint: ask for more: resources.tasks, gpus or nodes",
+    ),
+    (
+        "grpo: {rollout: {processes: 1}, engine: vllm, tensor_parallel: 2}\nresources: {gpus: 4}\n"
+        "train: {batch: 48, micro_batch: 8}",
+        "r.yaml:4:47: grpo.tensor_parallel: processes that generate beside a trainer have one GPU each",
+    ),
+    (
+        "grpo: {rollout: {processes: 1, ahead: 2}}\nresources: {tasks: 2}",
+        "r.yaml:4:39: grpo.rollout.ahead: 2: expected a whole number from 0 to 1",
+    ),
+    (
+        "grpo: {rollout: {processes: 1, ahead: 1}, zero_variance: resample}\nresources: {tasks: 2}",
+        "r.yaml:4:43: grpo.zero_variance: redraws problems once their rewards are known; rollout.ahead has",
+    ),
+    (
+        "grpo: {rollout: {processes: 1, ahead: 1}}\nresources: {tasks: 2}\n" + NOISY,
+        "r.yaml:4:32: grpo.rollout.ahead: rollouts of an older policy cannot be corrected for: no engine",
+    ),
+    (
+        "grpo: {rollout: {processes: 1, ahead: 1}}\nresources: {tasks: 5}\ntrain: {batch: 32, micro_batch: 8}",
+        None,
+    ),
+    (
+        "grpo: {rollout: {processes: 1}}\nresources: {tasks: 4}\ntrain: {batch: 32, micro_batch: 8}",
+        "r.yaml:6:9: train.batch: a global batch of 32 rows cannot be shared evenly by 3 processes",
+    ),
+    (
         "grpo: {overlong: {buffer: 500}}",
         "r.yaml:4:8: grpo: overlong.buffer (500) is longer than max_completion_len (256)",
     ),
