@@ -37,18 +37,21 @@ def trained(folder: Path, name: str, recipe: dict[str, Any]) -> harness.Case:
     return case
 
 
-@pytest.mark.parametrize("latent", [False, True], ids=["text", "latent"])
-def test_vllm_draws_what_the_trainer_trains_on(tmp_path: Path, latent: bool) -> None:
-    rows = harness.write_rows(tmp_path / "rows.jsonl", 12)
-    more = world.LATENT if latent else {}
-    recipe = world.recipe(
+def stage(folder: Path, train: dict[str, Any], grpo: dict[str, Any], **more: Any) -> dict[str, Any]:
+    rows = harness.write_rows(folder / "rows.jsonl", 12)
+    return world.recipe(
         rows,
-        grpo={"engine": "vllm", "max_batch": 16, "temperature": 0.9},
-        train={"steps": 4, "lr": 1e-2},
+        grpo={"engine": "vllm", "max_batch": 16, "temperature": 0.9, **grpo},
+        train={"lr": 1e-2, **train},
         model={"init": INIT, "tokenizer": {"kind": "word", "vocab_size": 64}},
         **more,
     )
-    case = trained(tmp_path, "run", recipe)
+
+
+@pytest.mark.parametrize("latent", [False, True], ids=["text", "latent"])
+def test_vllm_draws_what_the_trainer_trains_on(tmp_path: Path, latent: bool) -> None:
+    more = world.LATENT if latent else {}
+    case = trained(tmp_path, "run", stage(tmp_path, {"steps": 4}, {}, **more))
     found = [r for r in case.rows() if "reward" in r]
     assert [r["step"] for r in found] == [1, 2, 3, 4]
     for row in found:
@@ -58,3 +61,15 @@ def test_vllm_draws_what_the_trainer_trains_on(tmp_path: Path, latent: bool) -> 
     if latent:
         assert all(r["latents"] == 2 and 0 < r["disturbed"] <= 1 for r in found)
         assert all(abs(r["latent_ratio"] - 1) < 1e-6 for r in found)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_vllm_in_a_process_of_its_own_is_the_policy_or_one_set_behind(tmp_path: Path, ahead: int) -> None:
+    """A process that holds vLLM and does not train, beside one that trains and holds no engine."""
+    recipe = stage(tmp_path, {"steps": 4}, {"rollout": {"processes": 1, "ahead": ahead}})
+    case = harness.Case(str(tmp_path / "run"), recipe)
+    harness.launch(tmp_path, [case], size=2)
+    found = [r for r in case.rows() if "reward" in r]
+    assert [r["staleness"] for r in found] == [0, *[ahead] * 3]
+    for row in found:
+        assert (row["mismatch"] < 1e-3) == (row["staleness"] == 0)
