@@ -69,7 +69,8 @@ BAD = [
         "r.yaml:4:32: grpo.rollout.ahead: rollouts of an older policy cannot be corrected for: no engine",
     ),
     (
-        "grpo: {rollout: {processes: 1, ahead: 1}}\nresources: {tasks: 5}\ntrain: {batch: 32, micro_batch: 8}",
+        "grpo: {rollout: {processes: 1, ahead: 1}}\nresources: {tasks: 5}\n"
+        "train: {batch: 32, micro_batch: 8}",
         None,
     ),
     (
