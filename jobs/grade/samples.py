@@ -57,15 +57,21 @@ def read_parts(folder: Path, kind: str = "rank") -> Iterator[Row]:
     """
     seen: set[tuple[str, int]] = set()
     for path in sorted(folder.glob(f"{kind}-*.jsonl")) if folder.is_dir() else []:
-        for line in path.read_bytes().split(b"\n"):
-            try:
-                row = json.loads(line)
-                place = key(row)
-            except (ValueError, TypeError, KeyError):
-                continue
-            if place not in seen:
-                seen.add(place)
+        for row in read_whole(path):
+            if key(row) not in seen:
+                seen.add(key(row))
                 yield row
+
+
+def read_whole(path: Path) -> Iterator[Row]:
+    """The rows of a file that is appended to; lines torn by a kill are left out."""
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            row = json.loads(line)
+            key(row)
+        except (ValueError, TypeError, KeyError):
+            continue
+        yield row
 
 
 def read(path: Path) -> list[Row]:

@@ -42,7 +42,8 @@ def case(
         str,
         typer.Argument(
             metavar="RUN[/STAGE]",
-            help="A run, a prefix or @last; its last evaluation with samples if no stage is said.",
+            help="A run, a prefix or @last; its last evaluation with samples if no stage is said. A GRPO "
+            "stage shows some of its rollouts.",
             show_default=False,
         ),
     ],
@@ -108,7 +109,7 @@ def case(
     elif found is not None:
         choice = cases.Choice(found[0].key, "the first verdict that differs") if found else None
     else:
-        choice = cases.first(rows)
+        choice = cases.default(here, rows)
     shown = _shown(choice, here, there)
     notes = [*here.notes, *(there.notes if there else []), *_differences(shown, there, choice)]
     page = _write_page(html, shown, choice, found, notes) if html is not None and shown and choice else None

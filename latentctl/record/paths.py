@@ -47,6 +47,11 @@ class StagePaths:
         return self.root / "traces.jsonl"
 
     @property
+    def rollouts(self) -> Path:
+        """Some groups of rollouts that a policy was trained on, as rows of samples."""
+        return self.root / "rollouts.jsonl"
+
+    @property
     def dataset(self) -> Path:
         """What a stage made for others to train on."""
         return self.root / "dataset.jsonl"

@@ -136,8 +136,12 @@ def case_of(at: Evaluation, key: Key) -> Case | None:
     return Case(at, row, number, len(ids), len(samples), steps, kind, limbs(samples), notes)
 
 
-def first(rows: Sequence[Row]) -> Choice:
-    return Choice(_key(rows[0]), "the first problem")
+def default(at: Evaluation, rows: Sequence[Row]) -> Choice:
+    """The first problem; of a training the newest rollouts."""
+    if at.spec.get("method") != "grpo":
+        return Choice(_key(rows[0]), "the first problem")
+    newest = next(row for row in rows if row["id"] == rows[-1]["id"])
+    return Choice(_key(newest), "the newest rollouts that were kept")
 
 
 def with_index(at: Evaluation, index: int | None) -> list[Row]:
@@ -285,6 +289,8 @@ def _trace(at: Evaluation, row: Row, notes: list[str]) -> tuple[tuple[Step, ...]
 
 
 def _why_untraced(at: Evaluation, row: Row) -> str:
+    if at.spec.get("method") == "grpo":
+        return "latent steps of rollouts are not traced; evaluate the checkpoint to see what they say"
     settings = at.spec.get("eval") or {}
     if settings.get("trace") == "off":
         return "its latent steps were not traced; evaluate again with `eval: {trace: full}` in the recipe"

@@ -17,6 +17,8 @@ from latentctl.record.plan import Plan
 from latentctl.runs.index import find_run
 
 Row = dict[str, Any]
+_SHOWN = ("eval", "divergence-data", "grpo")
+"""Methods whose samples are kept; of a training some rollouts."""
 _PLACE = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*"), "index": (\d+)')
 """How a line begins as our own writer lays it out: its sample, without reading the rest."""
 
@@ -28,12 +30,12 @@ class Evaluation:
     run: RunPaths
     stage: str
     spec: dict[str, Any]
-    """The stage in spec.json."""
+    """The stage in spec.json; its `method` may also be a training, whose rollouts these are."""
     paths: StagePaths
     rows: list[Row]
     """Samples in the order of the file; those of all ranks where the evaluation has not merged them yet."""
     graded: bool
-    """`samples.jsonl` is there."""
+    """All has been judged that will be."""
     others: list[str]
     """The run's other evaluations that have samples."""
     notes: list[str] = field(default_factory=list)
@@ -76,44 +78,45 @@ class Evaluation:
 
 def find(runs_dir: Path, text: str, *, like: str | None = None) -> Evaluation:
     """The evaluation that `RUN[/STAGE]` means: without a stage, the one named `like`, else the run's last
-    one; of those that have samples.
+    one; of those that have samples. Where no evaluation has any, other stages that do.
 
     RUN is an id, a prefix, `@last`, or the folder of a run. Raises UserError with code 3 where there is no
-    such run or stage, where it is no evaluation, and where there are no samples yet.
+    such run or stage, where it leaves no samples, and where there are none yet.
     """
     run, asked = _taken_apart(runs_dir, text)
     plan = Plan.load(run.plan)
     stages = ((try_read_json(run.spec) or {}).get("experiment") or {}).get("stages", [])
     planned = {s for job in plan.jobs for s in job.stages}
-    evals = {s["name"]: s for s in stages if s.get("method") == "eval" and s["name"] in planned}
-    if asked is not None and asked not in evals:
+    shown = {s["name"]: s for s in stages if s.get("method") in _SHOWN and s["name"] in planned}
+    if asked is not None and asked not in shown:
         what = (
-            f"stage {asked} of {run.id} is no evaluation"
+            f"stage {asked} of {run.id} leaves no samples"
             if asked in planned
             else f"{run.id} has no stage {asked!r}"
         )
-        raise _not_found(what, f"its evaluations: {', '.join(evals) or 'none'}")
-    if not evals:
+        raise _not_found(what, f"stages with samples: {', '.join(shown) or 'none'}")
+    if not shown:
         raise _not_found(
             f"{run.id} has no evaluation",
             f"evaluate it first: latentctl eval --checkpoint {run.id} --dataset NAME",
         )
-    paths = {name: run.job(plan.job_of(name).name).stage(name) for name in evals}
-    filled = [name for name in evals if _files(paths[name])]
-    name = asked or ([n for n in filled if n == like] or filled or [*evals])[-1]
+    paths = {name: run.job(plan.job_of(name).name).stage(name) for name in shown}
+    filled = [name for name in shown if _files(paths[name])]
+    evals = [name for name in filled if shown[name]["method"] == "eval"]
+    name = asked or ([n for n in filled if n == like] or evals or filled or [*shown])[-1]
     others = [n for n in filled if n != name]
     notes: list[str] = []
     rows = list(_rows(_files(paths[name]), notes))
     if not rows:
-        there = f"; evaluations with samples: {', '.join(others)}" if others else ""
+        there = f"; stages with samples: {', '.join(others)}" if others else ""
         raise _not_found(
             f"{run.id}/{name} has no samples yet", f"`latentctl status {run.id}` says how far it is{there}"
         )
-    graded = paths[name].samples.is_file()
+    graded = paths[name].samples.is_file() or shown[name]["method"] == "grpo"
     if not graded:
         so_far = f"{len(rows):,} samples so far, none graded"
         notes.append(f"{run.id}/{name} has not ended: {so_far} (latentctl status {run.id})")
-    return Evaluation(run, name, evals[name], paths[name], rows, graded, others, notes)
+    return Evaluation(run, name, shown[name], paths[name], rows, graded, others, notes)
 
 
 def _taken_apart(runs_dir: Path, text: str) -> tuple[RunPaths, str | None]:
@@ -127,9 +130,10 @@ def _taken_apart(runs_dir: Path, text: str) -> tuple[RunPaths, str | None]:
 
 
 def _files(paths: StagePaths) -> list[Path]:
-    """The merged samples, else the ranks' own."""
-    if paths.samples.is_file():
-        return [paths.samples]
+    """The merged samples, or the rollouts of a training; else the ranks' own."""
+    for whole in (paths.samples, paths.rollouts):
+        if whole.is_file():
+            return [whole]
     return sorted(paths.rank_samples(0).parent.glob("rank-*.jsonl"))
 
 

@@ -136,13 +136,13 @@ class Collector:
         for place, at in self._mine(drawn):
             request = self._request(number, place, at)
             where[request.id, request.index] = place, at, request
-        came: list[tuple[int, Rollout]] = []
+        came: list[Rollout] = []
         try:
             for sample in self.roller.take(_key(number, rounds)):
                 place, at, request = where.pop((sample.id, sample.index))
                 if version - sample.version > self.settings.stale:
                     raise RuntimeError(f"{sample.id}: drawn {version - sample.version} steps ago")
-                came.append((at, rollout(place, place // self.plan.group, request, sample)))
+                came.append(rollout(place, place // self.plan.group, at, request, sample))
             stopped = ""
         except Stopped as error:
             stopped = str(error)
@@ -150,19 +150,18 @@ class Collector:
             raise Preempted(stopped or "another process was told to stop")
         if where:
             raise RuntimeError(f"{len(where)} rollouts never came, such as {next(iter(where))}")
-        self._whole([one.sample for _, one in came])
-        self._reward(came)
-        held.update({one.place: one for _, one in came})
+        self._whole([one.sample for one in came])
+        self._reward([one for one in came if one.sample.cause != "error"])
+        held.update({one.place: one for one in came})
 
     def _whole(self, samples: Sequence[Sample]) -> None:
         if why := failed(samples):
             raise JobUserError(f"no rollout could be generated: {why}")
 
-    def _reward(self, came: list[tuple[int, Rollout]]) -> None:
-        asked = [(at, one) for at, one in came if one.sample.cause != "error"]
-        judged = self.rewards.judge([self.problems.attempt(at, one.sample) for at, one in asked])
-        for (_, one), found in zip(asked, judged, strict=True):
-            one.rewards = dict(found.values)
+    def _reward(self, came: Sequence[Rollout]) -> None:
+        judged = self.rewards.judge([self.problems.attempt(one) for one in came])
+        for one, found in zip(came, judged, strict=True):
+            one.rewards, one.verdict = dict(found.values), found.verdict
             one.reward = None if found.total is None else found.total - self._overlong(one.sample)
 
     def _overlong(self, sample: Sample) -> float:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from jobs.data.example import Example
 from jobs.generate.protocol import Request, Sample, Thoughts
 from jobs.grade.rewards import Attempt
+from jobs.grade.samples import Row
 from jobs.methods.asking import Questions
 from jobs.methods.rows import Rows
 from jobs.rl.rollout import Rollout
@@ -58,9 +59,14 @@ class Problems:
             tree=self.settings.tree if searched else None,
         )
 
-    def attempt(self, place: int, sample: Sample) -> Attempt:
+    def attempt(self, one: Rollout) -> Attempt:
         """What the rewards are asked about."""
-        return self.texts.attempt(self.order.row(place), sample)
+        return self.texts.attempt(self.order.row(one.draw), one.sample)
+
+    def shown(self, one: Rollout) -> Row:
+        """As an evaluation would write it down, under the problem's own id."""
+        at = self.order.row(one.draw)
+        return {**self.texts.rows.sample(one.sample, at), "id": self.questions.examples[at].id}
 
     def measuring(self, count: int) -> list[Request]:
         """One undisturbed sample of each of the first `count` problems, with the entropy of each latent
@@ -110,14 +116,15 @@ def validation_requests(questions: Questions, *, tempered: bool) -> list[Request
     return [replace(one, thoughts=quiet(one.thoughts), tempered=tempered) for one in asked]
 
 
-def rollout(place: int, group: int, request: Request, sample: Sample) -> Rollout:
-    """A sample that came, at its place in the set."""
+def rollout(place: int, group: int, draw: int, request: Request, sample: Sample) -> Rollout:
+    """A sample that came, at its place in the set, of the problem at `draw` of the stream."""
     branch = sample.branch
     return Rollout(
         place,
         group,
         request.ids,
         sample,
+        draw,
         drawn=branch is None,
         counts=sample.cause != "error" and not (branch is not None and branch.duplicate),
     )

@@ -14,6 +14,7 @@ from jobs.methods.grpo.collecting import Collector
 from jobs.methods.grpo.objective import GrpoObjective
 from jobs.methods.grpo.plan import SetPlan
 from jobs.methods.grpo.rows import GrpoRow
+from jobs.methods.grpo.showing import Showing
 from jobs.methods.grpo.teaching import Teaching
 from jobs.methods.grpo.threshold import settled
 from jobs.methods.grpo.validating import Validation
@@ -61,9 +62,17 @@ class RolloutSource:
         """Noised latent steps, and latent steps, of all sets so far."""
         self._pushed: int | None = None
         self._settled = False
+        self._flagged: set[str] = set()
+        self.showing = (
+            Showing(ctx, collector.problems, updates=plan.updates, total=trainer.total)
+            if ctx.world.main
+            else None
+        )
 
     def batches(self, start: int, end: int) -> Iterator[list[Batch]]:
         self.step = start
+        if self.showing:
+            self.showing.begin(start)
         self._settle()
         if self.collector.pending():
             self._push(start)
@@ -155,6 +164,9 @@ class RolloutSource:
             if not self.collector.asked(number + ahead) and step + ahead * self.plan.updates < end:
                 self.collector.ask(number + ahead)
         collected = self.collector.take(number, step)
+        self._flag()
+        if self.showing and self.showing.due(step):
+            self.showing.show(step, collected.rollouts)
         table = collected.table
         self._noised = [
             self._noised[0] + float(table.noised.sum()),
@@ -170,6 +182,14 @@ class RolloutSource:
             "score_seconds": now - scored,
             "set_seconds": now - begin,
         }
+
+    def _flag(self) -> None:
+        """Say once of each reward, and of the grader, that it failed; `ungraded` counts on."""
+        for name, why in self.collector.rewards.why.items():
+            if name not in self._flagged:
+                self._flagged.add(name)
+                words = f"{name} failed on a rollout, which is left out, and not wrong: {why}"
+                self.ctx.report.note(f"{self.ctx.stage.name}: note: {words}")
 
     def _seen(self, step: int) -> float:
         return step * self.plan.split.batch / self.plan.passes / self.rows

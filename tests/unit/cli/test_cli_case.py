@@ -118,7 +118,7 @@ def test_a_page_cannot_be_written_where_there_is_no_folder(game: World) -> None:
     ("args", "code", "words"),
     [
         (["nothing"], 3, "no run 'nothing'"),
-        (["coconut/train"], 3, "stage train of coconut is no evaluation\nhint: its evaluations: score"),
+        (["coconut/train"], 3, "stage train of coconut leaves no samples\nhint: stages with samples: score"),
         (["coconut/x"], 3, "coconut has no stage 'x'"),
         (
             ["coconut", "--id", "shell-gane"],

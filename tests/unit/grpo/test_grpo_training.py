@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,43 @@ def test_the_reward_rises(tmp_path: Path, rows: Path) -> None:
     rewards = [r["reward"] for r in done.rows() if "reward" in r]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1
     assert done.result()["steps"] == 25
+
+
+def test_some_rollouts_are_kept_for_people_once_each_over_a_kill(tmp_path: Path, rows: Path) -> None:
+    recipe = world.recipe(rows, train={"steps": 6, "save_every": 2, "log_every": 2})
+    whole = run(tmp_path / "whole", recipe)
+    with pytest.MonkeyPatch.context() as patch:
+        _die_after(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed", recipe)
+    torn = tmp_path / "killed" / whole.stage.relative_to(tmp_path / "whole") / "rollouts.jsonl"
+    with torn.open("a") as f:
+        f.write('{"id": "torn')
+    again = run(tmp_path / "killed", recipe, attempt=2)
+    kept = [json.loads(line) for line in (whole.stage / "rollouts.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["index"]) for r in kept] == [(s, i) for s in (1, 3, 5) for i in range(4)]
+    assert len({r["id"] for r in kept}) == 3
+    for row in kept:
+        assert row["version"] == row["step"] - 1
+        assert row["reward"] == row["rewards"]["favourite"]
+        assert f"favourite {row['reward']:.3g}" in row["reason"]
+        assert row["verdict"] in ("correct", "wrong")
+    assert (again.stage / "rollouts.jsonl").read_text() == (whole.stage / "rollouts.jsonl").read_text()
+
+
+def _die_after(patch: pytest.MonkeyPatch, steps: int) -> None:
+    from jobs.train.engine import Engine
+
+    plain, done = Engine.step, 0
+
+    def step(self: Engine, batches: Any) -> Any:
+        nonlocal done
+        done += 1
+        if done > steps:
+            raise KeyboardInterrupt
+        return plain(self, batches)
+
+    patch.setattr(Engine, "step", step)
 
 
 def test_a_stop_between_steps_and_a_resume_change_nothing(tmp_path: Path, rows: Path) -> None:

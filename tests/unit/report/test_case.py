@@ -151,7 +151,7 @@ def test_the_last_evaluation_with_samples_is_taken_unless_a_stage_is_named(tmp_p
     assert find(tmp_path, "r", like="one").stage == "one"
     assert find(tmp_path, "r", like="three").stage == "two"
     for text, words in (
-        ("r/fit", "is no evaluation"),
+        ("r/fit", "stage fit of r leaves no samples"),
         ("r/none", "has no stage 'none'"),
         ("r/three", "no samples yet"),
     ):
@@ -159,6 +159,21 @@ def test_the_last_evaluation_with_samples_is_taken_unless_a_stage_is_named(tmp_p
             find(tmp_path, text)
         assert error.value.code == Exit.NOT_FOUND
     assert "one, two" in str(error.value)
+
+
+def test_a_training_shows_the_newest_of_the_rollouts_that_were_kept(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", {"rl": "grpo", "score": "eval"})
+    rows = [sample(f"step {s}: p", index=i, **latent(3)) for s in (1, 11) for i in range(2)]
+    write_rows(stage(run, "rl").rollouts, rows)
+    at = find(tmp_path, "r")  # the evaluation has no samples yet
+    assert (at.stage, at.notes, len(at.rows)) == ("rl", [], 4)
+    assert cases.default(at, at.rows).key == ("step 11: p", 0)
+    case = cases.case_of(at, ("step 11: p", 1))
+    assert case is not None
+    assert case.notes[0].startswith("latent steps of rollouts are not traced; evaluate")
+    fill(run, [sample("a")])
+    assert find(tmp_path, "r").stage == "score"
+    assert find(tmp_path, "r/rl").others == ["score"]
 
 
 def test_a_run_that_trains_alone_has_nothing_to_show(tmp_path: Path) -> None:
