@@ -263,22 +263,25 @@ def in_turn(
     return numbers
 
 
-def check(stage: str, requests: Sequence[Request], engine: Engine) -> None:
-    """Raises JobUserError where no request can be served: the recipe is wrong then, and the part is named."""
+def check(
+    stage: str, requests: Sequence[Request], engine: Engine, *, room: str = "sampling.max_new_tokens"
+) -> None:
+    """Raises JobUserError where no request can be served: the recipe is wrong then, and the part is named.
+    `room`: the key that says how much may be generated."""
     reasons = [reason for request in requests if (reason := engine.refuses(request))]
     if len(reasons) == len(requests):
-        part, hint = _at_fault(requests[0], engine)
+        part, hint = _at_fault(requests[0], engine, room)
         raise JobUserError(
             f"no problem can be put to this model: {reasons[0]}", hint=hint, where=f"{stage}.{part}"
         )
 
 
-def _at_fault(request: Request, engine: Engine) -> tuple[str, str]:
+def _at_fault(request: Request, engine: Engine, room: str) -> tuple[str, str]:
     """The key of the recipe without whose value the request would be served, and what to do about it."""
     text = replace(request, thoughts=None)
     if engine.refuses(text) is None:
-        return "latent", "change the latent block, or give it room: a larger sampling.max_new_tokens"
+        return "latent", f"change the latent block, or give it room: a larger {room}"
     short = request.sampling.model_copy(update={"max_new_tokens": 1})
     if engine.refuses(replace(text, sampling=short)) is None:
-        return "sampling.max_new_tokens", "lower sampling.max_new_tokens"
+        return room, f"lower {room}"
     return "prompt", "do the dataset, the prompt and the tokenizer go with this model?"

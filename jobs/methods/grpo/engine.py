@@ -102,7 +102,7 @@ def _engine(
         tree=settings.tree,
     )
     try:
-        check(ctx.stage.name, samples, engine)
+        check(ctx.stage.name, samples, engine, room="grpo.max_completion_len")
     except BaseException:
         engine.close()
         raise
