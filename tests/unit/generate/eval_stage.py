@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from jobs.grade import samples
 from jobs.methods.protocol import StageContext, World
 from jobs.runtime.reporter import Reporter
@@ -61,3 +63,17 @@ def context(
 
 def texts(ctx: StageContext) -> dict[tuple[str, int], str]:
     return {samples.key(r): r["text"] for r in samples.read(ctx.paths.samples)}
+
+
+def killed_after(patch: pytest.MonkeyPatch, count: int) -> None:
+    """After so many rows, of samples and of traces alike, the process dies."""
+    real, written = samples.Appender.add, 0
+
+    def add(self: samples.Appender, row: Any) -> None:
+        nonlocal written
+        written += 1
+        if written > count:
+            raise KeyboardInterrupt
+        real(self, row)
+
+    patch.setattr(samples.Appender, "add", add)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eval_stage import context, experiment
+from eval_stage import context, experiment, killed_after
 from scripted_engine import ScriptedEngine, scripted
 
 from jobs.data.load import load
@@ -244,20 +244,10 @@ def test_an_evaluation_goes_on_where_a_row_lacks_its_trace_or_a_trace_its_row(
     whole = context(tmp_path / "whole", exp)
     Evaluate(whole).run()
     ctx = context(tmp_path / "cut", exp)
-    real = samples.Appender.add
-    written = 0
-
-    def until_killed(self: Any, row: Any) -> None:
-        nonlocal written
-        written += 1
-        if written == 12:  # five whole samples, and a trace without its row
-            raise KeyboardInterrupt
-        real(self, row)
-
-    monkeypatch.setattr(samples.Appender, "add", until_killed)
-    with pytest.raises(KeyboardInterrupt):
-        Evaluate(ctx).run()
-    monkeypatch.setattr(samples.Appender, "add", real)
+    with monkeypatch.context() as patch:
+        killed_after(patch, 11)  # five whole samples, and a trace without its row
+        with pytest.raises(KeyboardInterrupt):
+            Evaluate(ctx).run()
     part = ctx.paths.rank_samples(0)
     lines = samples.trace_part(part).read_bytes().splitlines(keepends=True)
     assert (len(lines), len(part.read_bytes().splitlines())) == (6, 5)

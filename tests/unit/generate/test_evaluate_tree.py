@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eval_stage import context, experiment
+from eval_stage import context, experiment, killed_after
 
 from jobs.grade import samples
 from jobs.methods.evaluate import Evaluate
@@ -54,18 +54,8 @@ def test_a_problem_that_was_cut_in_the_middle_is_searched_again_and_comes_out_al
     whole = context(tmp_path / "whole", exp)
     Evaluate(whole).run()
     ctx = context(tmp_path / "cut", exp)
-    real = samples.Appender.add
-    written = 0
-
-    def until_killed(self: Any, row: Any) -> None:
-        nonlocal written
-        written += 1
-        if written > moment:
-            raise KeyboardInterrupt
-        real(self, row)
-
     with monkeypatch.context() as patch:
-        patch.setattr(samples.Appender, "add", until_killed)
+        killed_after(patch, moment)
         with pytest.raises(KeyboardInterrupt):
             Evaluate(ctx).run()
     part = ctx.paths.rank_samples(0)
