@@ -11,6 +11,10 @@ from latentctl.launch.ranks import Place
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
 
+SPINS = "10000"
+"""How long a thread of a worker spins for its next work before it sleeps. Jobs that share this machine's
+cores starve one another by the default: `tests/bench/bench_neighbours.py`."""
+
 
 def worker_command(run: RunPaths, plan: Plan, job: JobPlan, attempt: int | str) -> list[str]:
     """The worker's command line, inside the profile's container where it names one."""
@@ -48,6 +52,8 @@ def worker_environment(
         env["LATENTCTL_DATA_DIR"] = str(plan.cluster["data_dir"])
     if place.scheduler == "local":
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order in which nvidia-smi counts, and GPUs are leased
+        if "OMP_WAIT_POLICY" not in env:
+            env.setdefault("GOMP_SPINCOUNT", SPINS)
     cpus = job.cpus_per_task or len(os.sched_getaffinity(0)) // place.local_size
     env.setdefault("OMP_NUM_THREADS", str(max(1, cpus)))
     return env

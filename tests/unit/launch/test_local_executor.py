@@ -73,9 +73,15 @@ def test_a_worker_is_told_its_place_and_sees_only_the_snapshot(make_run: MakeRun
         )
         assert (env["FROM_PROFILE"], env["LATENTCTL_DATA_DIR"]) == ("yes", "/some/data")
         assert env["OMP_NUM_THREADS"] in ("3", os.environ.get("OMP_NUM_THREADS"))
+        assert env["GOMP_SPINCOUNT"] == "10000"  # jobs beside this one get the cores while it waits
         assert env["MASTER_ADDR"] == "127.0.0.1"
         assert env["CUDA_VISIBLE_DEVICES"] == ""
     assert len({n["env"]["MASTER_PORT"] for n in run.notes("a", "start")}) == 1
+
+
+def test_how_threads_wait_may_be_said(make_run: MakeRun) -> None:
+    run = make_run(job("a"), env={"OMP_WAIT_POLICY": "ACTIVE"}).start_and_wait()
+    assert run.notes("a", "start")[0]["env"].get("GOMP_SPINCOUNT") is None
 
 
 def test_only_named_variables_reach_a_job_and_their_values_never_the_disk(
