@@ -1,8 +1,8 @@
 """What two trainings that share a machine's cores do to one another.
 
-A job of this machine that names no `resources.cpus` has as many threads as there are cores. One step of a small
-model alone and two trainings side by side, as OpenMP waits by default and as workers are told to wait. Wall
-clock, since the loss is in waiting; medians of rounds in which every case has its turn.
+A job of this machine that names no `resources.cpus` has as many threads as there are cores. One step of a
+small model alone and two trainings side by side, as OpenMP waits by default and as workers are told to wait.
+Wall clock, since the loss is in waiting; medians of rounds in which every case has its turn.
 
     python tests/bench/bench_neighbours.py [--rounds 3]
 """
