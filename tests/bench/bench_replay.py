@@ -2,8 +2,8 @@
 
 * `latent`: one whole step of `method: grpo` (rollouts, rewards, update) with latent steps over one with as
   many text tokens instead: same model, problems, group, positions. At most 1.25.
-* `linear`: the replay forward at twice the length over twice the forward at the length itself. At most 1.1:
-  its attention alone grows faster.
+* `linear`: how much longer the replay forward takes at twice the length, over how much longer a plain forward
+  of the model does, whose attention alone grows faster than the length. At most 1.1.
 * `memory`: by how much the peak of an update's loss and backward pass rises with the vocabulary, for two
   sizes of the head's parts, in processes of their own. The logits of all positions would be L·V floats.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -184,22 +185,35 @@ def replay(folder: Path, length: int, vocabulary: int, mib: int) -> Any:
 
 
 def growth(folder: Path, rounds: int) -> dict[str, Any]:
-    """The replay forward with latent steps, at 256 and 512 positions."""
+    """The replay forward with latent steps, at 256 and 512 positions, beside a plain one."""
     import torch
+    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
-    short, long = (replay(folder / f"replay-{length}", length, VOCAB, 64) for length in (256, 512))
-    short(False)
-    long(False)
-    pairs = []
+    calls = []
+    for length in (256, 512):
+        calls.append(replay(folder / f"replay-{length}", length, VOCAB, 64))
+    model = AutoModelForCausalLM.from_pretrained(folder / "replay-256" / "model", dtype="float32").eval()
+    for length in (256, 512):
+        ids = torch.randint(5, VOCAB, (PROMPTS * GROUP, WORDS + 1 + length))
+
+        def plain(backward: bool, ids: Any = ids) -> None:
+            with torch.set_grad_enabled(backward):
+                model(input_ids=ids)
+
+        calls.append(plain)
+    for call in calls:
+        call(False)
+    spent: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
-        begin = time.process_time()
-        short(False)
-        middle = time.process_time()
-        long(False)
-        pairs.append((middle - begin, time.process_time() - middle))
-    words = ", ".join(f"{statistics.median(p[i] for p in pairs):.3f} s" for i in (0, 1))
-    return summed([b / (2 * a) for a, b in pairs], f"at 256 and 512 positions {words}")
+        for call, times in zip(calls, spent, strict=True):
+            begin = time.process_time()
+            call(False)
+            times.append(time.process_time() - begin)
+    short, long, plain_short, plain_long = (statistics.median(times) for times in spent)
+    words = f"{short:.3f} s and {long:.3f} s at 256 and 512 positions, plain {plain_short:.3f} s and "
+    growths = [(b / a) / (d / c) for a, b, c, d in zip(*spent, strict=True)]
+    return summed(growths, words + f"{plain_long:.3f} s")
 
 
 def peak(vocabulary: int, mib: int) -> float:
@@ -225,6 +239,7 @@ def resident(key: str) -> float:
 def measured_peak(vocabulary: int, mib: int) -> float:
     done = subprocess.run(
         [sys.executable, __file__, "--peak", str(vocabulary), str(mib)],
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed leaves the process at once
         capture_output=True,
         text=True,
         check=True,
