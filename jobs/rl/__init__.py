@@ -1,1 +1,1 @@
-"""Reinforcement learning; so far the way of weights from trainer to engine."""
+"""Reinforcement learning: rollouts, their replay and loss, and the way of weights from trainer to engine."""
