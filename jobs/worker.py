@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.runtime.errors import JobUserError, classify
 from jobs.runtime.signals import StopFlag
+from latentctl.faults.rules import Rules
+from latentctl.record.adjust import micro_batches
 from latentctl.record.atomic import try_read_json, write_json
 from latentctl.record.attempt import ensure_current
 from latentctl.record.journal import Journal, now
@@ -82,11 +84,21 @@ class Worker:
         for name in distributed.broadcast(self._left()):
             if self.stop.agreed():
                 raise Preempted(f"before stage {name}: {self.stop.reason}")
-            self._stage(self.experiment.stage(name))
+            self._stage(self._adjusted(name))
             _free_memory()
         if self.world.main:
             self._finish()
         distributed.shutdown()
+
+    def _adjusted(self, name: str) -> StageBase:
+        """The stage; with the smaller micro-batch at which it is tried again."""
+        stage = self.experiment.stage(name)
+        rows = micro_batches(self.job).get(name)
+        if rows is None:
+            return stage
+        if self.world.main:
+            print(f"stage {name}: train.micro_batch {rows}, since it failed with more", flush=True)
+        return stage.model_copy(update={"train": stage.train.model_copy(update={"micro_batch": rows})})
 
     def _left(self) -> list[str]:
         """The stages without a committed result."""
@@ -97,7 +109,7 @@ class Worker:
         from jobs.runtime import rng
 
         for name in self._left():
-            stage = self.experiment.stage(name)
+            stage = self._adjusted(name)
             ctx = self._context(stage)
             rng.seed_all(self.experiment.seed)
             try:
@@ -216,9 +228,9 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _report_failure(exc: BaseException, attempt: AttemptPaths, rank: int) -> int:
+def _report_failure(exc: BaseException, run: RunPaths, attempt: AttemptPaths, rank: int) -> int:
     """Say why, on stderr and in the attempt. Returns the exit code."""
-    failure = classify(exc)
+    failure = classify(exc, Rules.load(run.faults) if run.faults.exists() else None)
     if isinstance(exc, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
     elif failure.kind == "user_error":
@@ -278,7 +290,7 @@ def main(argv: list[str]) -> None:
             print(f"stopped, to go on in the next attempt: {exc or stop.reason}", file=sys.stderr)
             code = EXIT_REQUEUE
     except BaseException as exc:
-        code = _report_failure(exc, run.job(job).attempt(attempt), rank)
+        code = _report_failure(exc, run, run.job(job).attempt(attempt), rank)
         if worker and worker.debug and _is_a_riddle(exc) and worker.world.size == 1 and sys.stdin.isatty():
             pdb.post_mortem(exc.__traceback__)
     if worker and worker.wandb:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from latentctl.errors import UserError
+from latentctl.faults.rules import Rules
 from latentctl.record.attempt import StaleAttempt
 from latentctl.record.journal import now
 
@@ -41,13 +41,16 @@ class JobUserError(Exception):
 class Failure:
     """Why a rank failed, with the lines that show it."""
 
-    kind: FailureClass
+    kind: str
+    """Of `FailureClass`, or what a rule of a cluster profile says."""
     message: str
     evidence: list[str] = field(default_factory=list)
     primary: bool = True
     """False where it looks like the consequence of another rank's failure (its connection went away)."""
     hint: str | None = None
     where: str | None = None
+    rule: str | None = None
+    """The rule of `latentctl/faults` that fired."""
 
     def record(self, rank: int) -> dict[str, Any]:
         """The content of `failure-<rank>.json`."""
@@ -60,6 +63,7 @@ class Failure:
             "primary": self.primary,
             "hint": self.hint,
             "where": self.where,
+            "rule": self.rule,
         }
 
 
@@ -67,61 +71,6 @@ _TRAIN_EXTRA = {
     "torch", "transformers", "deepspeed", "datasets", "peft", "safetensors", "math_verify", "numpy",
 }  # fmt: skip
 
-
-@dataclass(frozen=True)
-class _Rule:
-    kind: FailureClass
-    pattern: re.Pattern[str]
-    """Searched in "ExceptionType: message", line by line."""
-    primary: bool = True
-    hint: str | None = None
-
-
-def _rule(kind: FailureClass, pattern: str, *, primary: bool = True, hint: str | None = None) -> _Rule:
-    return _Rule(kind, re.compile(pattern, re.IGNORECASE), primary, hint)
-
-
-_SMALLER = (
-    "training: lower train.micro_batch or train.max_len, or raise train.zero_stage; evaluation: lower "
-    "eval.max_batch_tokens; or ask for more memory"
-)
-_NETWORK = "fetch it once where there is a network, or name a local directory or file"
-_TOKEN = "a private or gated repository needs HF_TOKEN (pass_env in the cluster profile)"
-
-# The first rule that matches decides, so what is more telling stands higher.
-_RULES = (
-    _rule("out_of_memory", r"\bOutOfMemoryError\b|CUDA (error: )?out of memory", hint=_SMALLER),
-    _rule("out_of_memory", r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED", hint=_SMALLER),
-    _rule("out_of_memory", r"DefaultCPUAllocator: (can't|not enough)|Cannot allocate memory", hint=_SMALLER),
-    _rule("out_of_memory", r"\bMemoryError\b|std::bad_alloc", hint=_SMALLER),
-    _rule("node", r"uncorrectable ECC|\bXid\b|fallen off the bus|GPU is lost|hardware error"),
-    _rule("node", r"no CUDA-capable device|CUDA driver initialization failed|CUDA driver version is insuff"),
-    _rule("node", r"CUDA error: (unknown error|device is busy|.*(unavailable|busy or unavailable))"),
-    _rule("disk", r"No space left on device|Disk quota exceeded|Read-only file system|Input/output error"),
-    _rule("disk", r"Stale file handle|PytorchStreamWriter failed|I/O error: .*os error (5|28|30|122)\b"),
-    _rule("out_of_memory", r"out of shared memory", hint="fewer train.workers, or a larger /dev/shm"),
-    _rule("out_of_memory", r"DataLoader worker .* killed by signal: Killed", hint=_SMALLER),
-    _rule("data", r"LocalEntryNotFoundError|OfflineModeIsEnabled|outgoing traffic", hint=_NETWORK),
-    _rule("data", r"429 Client Error|Too Many Requests", hint=_NETWORK),
-    _rule("user_error", r"(401|403) Client Error|GatedRepoError|RevisionNotFoundError", hint=_TOKEN),
-    _rule("data", r"HTTPS?ConnectionPool|couldn't connect to 'https://huggingface", hint=_NETWORK),
-    # gloo and NCCL say these when the process on the other side is gone.
-    _rule("nccl", r"Connection (closed|reset) by (remote )?peer", primary=False),
-    _rule("nccl", r"ncclRemoteError|remote process exited", primary=False),
-    _rule("nccl", r"gloo.*(Broken pipe|Connection refused|Socket closed)|Broken pipe.*gloo", primary=False),
-    _rule("nccl", r"Watchdog caught collective|wait timeout after", primary=False),
-    _rule("nccl", r"Timed out waiting.*(recv|send)", primary=False),
-    _rule("nccl", r"Dist(Store|Network)Error.*(reset|closed|broken pipe|refused|recvValue)", primary=False),
-    _rule("nccl", r"NCCL (error|WARN|failure)|nccl(System|Internal|UnhandledCuda|Invalid\w+)Error"),
-    _rule("nccl", r"\bDist(Store|Network|Backend)?Error\b|\bgloo[/:]|Gloo connect"),
-    _rule("nccl", r"EADDRINUSE|address already in use"),
-    _rule("user_error", r"is not a local folder and is not a valid model identifier|RepositoryNotFoundError"),
-    _rule("data", r"\b(Arrow\w+|DatasetGenerationError|DataFilesNotFoundError|DatasetNotFoundError)\b"),
-    _rule("data", r"\b(UnicodeDecodeError|JSONDecodeError|BadGzipFile)\b|Error -\d+ while decompressing"),
-    _rule("data", r"Compressed file ended before"),
-    _rule("data", r"SafetensorError|PytorchStreamReader failed|\bUnpicklingError\b"),
-    _rule("preemption", r"\b(Preempted|StaleAttempt)\b", primary=False),
-)  # fmt: skip
 
 _ERRNO: dict[int, FailureClass] = {
     errno.ENOSPC: "disk",
@@ -134,14 +83,18 @@ _ERRNO: dict[int, FailureClass] = {
 }
 
 
-def classify(exc: BaseException) -> Failure:
-    """What kind of failure an exception is.
+def classify(exc: BaseException, rules: Rules | None = None) -> Failure:
+    """What kind of failure an exception is, by the rules of a run, else those of `latentctl/faults`.
 
     Looks at the exception and at those it came from: the error that a clean-up step met while another one was
     on its way (a barrier after a failed step) never hides the first.
     """
+    if rules is None:
+        from latentctl.faults.load import resolved
+
+        rules = resolved(None)
     chain = list(_chain(exc))
-    found = [_one(e) for e in chain]
+    found = [_one(e, rules) for e in chain]
     telling = [f for f in found if f.primary and f.kind not in ("code", "unknown")]
     if telling:
         return telling[0]
@@ -160,7 +113,7 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
         at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
 
 
-def _one(exc: BaseException) -> Failure:
+def _one(exc: BaseException, rules: Rules) -> Failure:
     name = type(exc).__name__
     text = f"{name}: {exc}" if str(exc) else name
     if isinstance(exc, JobUserError):
@@ -181,15 +134,13 @@ def _one(exc: BaseException) -> Failure:
         return Failure("user_error", message, [_cut(text)], hint=hint)
     if isinstance(exc, OSError) and exc.errno in _ERRNO:
         return Failure(_ERRNO[exc.errno], _first_line(text), [_cut(text), *_frames(exc)])
-    for rule in _RULES:
-        if line := next((li for li in text.splitlines() if rule.pattern.search(li)), None):
-            return Failure(
-                rule.kind,
-                _first_line(text),
-                [_cut(line), *_frames(exc)],
-                primary=rule.primary,
-                hint=rule.hint,
-            )
+    match = rules.match(text.splitlines())
+    if match is not None and match.rule.kind != "code":
+        rule = match.rule
+        shown = [match.lines[0], *_frames(exc)]
+        return Failure(
+            rule.kind, _first_line(text), shown, primary=rule.primary, hint=rule.hint, rule=rule.name
+        )
     kind: FailureClass = "code" if isinstance(exc, Exception) else "unknown"
     return Failure(kind, _first_line(text), [*_frames(exc), _cut(text)])
 

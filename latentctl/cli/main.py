@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "latentctl.cli.grade",
         "Grade samples again, or anybody's outputs, without generating.",
     ),
+    "classify": ("Look", "latentctl.cli.classify", "What a crash log is about, and what is done about it."),
     "data": ("Prepare", "latentctl.cli.data", "What a model would see of a dataset."),
     "check": ("Prepare", "latentctl.cli.check", "Every error of a recipe, with file, line and column."),
     "recipes": ("Prepare", "latentctl.cli.recipes", "List the shipped recipes; copy one."),

@@ -58,6 +58,8 @@ _NO_CONTACT = re.compile(
     r"|slurm backup controller in standby|slurmdbd: .*connection",
     re.IGNORECASE,
 )
+_TRIES, _PAUSE_S = 20, 0.5
+"""For the moment at which a requeued job can be told where not to start."""
 _TIMED_OUT = re.compile(r"socket timed out|timed out on send/recv|message timed? ?out", re.IGNORECASE)
 
 
@@ -153,8 +155,9 @@ class SlurmClient:
         if ids:
             self._run(["scancel", *ids])
 
-    def requeue(self, job_id: str) -> None:
-        """Put a running job back into the queue: Slurm ends it and starts it again, with the same id.
+    def requeue(self, job_id: str, *, without: Sequence[str] = ()) -> None:
+        """Put a running job back into the queue: Slurm ends it and starts it again, with the same id, and not
+        on the nodes `without` (which it can only be told once the job is pending again).
 
         Slurm would requeue a cancelled job as well; what somebody has ended is not brought back. Called from
         inside the job: the TERM that the requeue brings must not kill the messenger, so scontrol ignores it.
@@ -166,6 +169,19 @@ class SlurmClient:
         if row.state != "RUNNING":
             raise NotRunning(f"job {job_id} is {row.state}, not RUNNING: it is not requeued")
         self._run(["scontrol", "requeue", job_id], before=_ignore_term)
+        if without:
+            self._exclude(job_id, without)
+
+    def _exclude(self, job_id: str, nodes: Sequence[str]) -> None:
+        """Of a job that ends and becomes pending in these seconds. Gives up in silence: it may then start on
+        such a node again, which is no worse than before."""
+        update = ["scontrol", "update", f"JobId={job_id}", f"ExcNodeList={','.join(nodes)}"]
+        for _ in range(_TRIES):
+            try:
+                self._run(update, before=_ignore_term)
+                return
+            except SlurmError:
+                time.sleep(_PAUSE_S)
 
     # ---- the cluster
 
@@ -278,6 +294,6 @@ def _failure(command: Sequence[str], said: str, code: int) -> SlurmError:
     return Refused(f"{name}: {slurm_parse.words(said) or f'exit {code}, without a word'}", said=said)
 
 
-def requeue(job_id: str) -> None:
+def requeue(job_id: str, *, without: Sequence[str] = ()) -> None:
     """From inside a job: see `SlurmClient.requeue`."""
-    SlurmClient().requeue(job_id)
+    SlurmClient().requeue(job_id, without=without)

@@ -19,6 +19,7 @@ from latentctl.errors import UserError
 from latentctl.launch import container
 from latentctl.launch.slurm_client import SlurmClient
 from latentctl.launch.timing import lead
+from latentctl.record.nodes import excluded
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
 
@@ -141,6 +142,7 @@ def _further(run: RunPaths, profile: ClusterProfile, *, signal_lead: int) -> dic
         "kill-on-invalid-dep": "yes",  # a child whose parent failed would wait for ever
         "chdir": str(run.root),
     }
+    left_out = sorted(excluded(run.root.parent, profile.name))
     for key, value in profile.sbatch.items():
         flag = key.lstrip("-").replace("_", "-")
         if flag in OURS:
@@ -155,6 +157,8 @@ def _further(run: RunPaths, profile: ClusterProfile, *, signal_lead: int) -> dic
             del flags["requeue"]
         if value is not False:
             flags[flag] = value
+    if left_out:  # by their fault a job failed on them
+        flags["exclude"] = ",".join([*([str(flags["exclude"])] if flags.get("exclude") else []), *left_out])
     return flags
 
 

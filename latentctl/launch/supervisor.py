@@ -230,7 +230,7 @@ class Supervisor:
         self.machine.give_back(self.tickets[name])
         # Only now, so that all of this is tried again where the disk was full.
         del self.running[name], self.tickets[name]
-        if end.exit == "requeued":
+        if end.exit in ("requeued", "retried"):
             self.waiting[name] = running.job
         elif end.exit != "succeeded":
             self.bad.add(name)

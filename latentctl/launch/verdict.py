@@ -32,6 +32,8 @@ class RankExit:
     """
     signals: list[str]
     """What its entry was sent: USR2, TERM."""
+    host: str | None = None
+    """The node on which it ran."""
     time: str = field(default_factory=now)
 
     def save(self, attempt: AttemptPaths) -> None:
@@ -54,11 +56,14 @@ class End:
     evidence: list[str] = field(default_factory=list)
     rank: int | None = None
     hint: str | None = None
+    rule: str | None = None
+    """The rule for failures that knew it."""
 
     @property
     def event(self) -> str:
         """The word for the journal. `interrupted` decides nothing: the scheduler that sent the TERM does."""
-        return {"timed_out": "failed", "preempted": "interrupted"}.get(self.exit, self.exit)
+        words = {"timed_out": "failed", "preempted": "interrupted", "retried": "requeued"}
+        return words.get(self.exit, self.exit)
 
     def save(self, attempt: AttemptPaths) -> None:
         row = {"exit": self.exit, **self._said(), "attempt": attempt.number, "time": now()}
@@ -69,7 +74,8 @@ class End:
         raw = try_read_json(attempt.end)
         if raw is None:
             return None
-        return End(raw["exit"], raw["class"], raw["message"], raw["evidence"], raw["rank"], raw["hint"])
+        said = raw["class"], raw["message"], raw["evidence"], raw["rank"], raw["hint"], raw.get("rule")
+        return End(raw["exit"], *said)
 
     def announce(self, journal: Journal, job: str, attempt: int) -> None:
         """Tell the journal."""
@@ -83,6 +89,7 @@ class End:
             "evidence": self.evidence,
             "rank": self.rank,
             "hint": self.hint,
+            "rule": self.rule,
         }
 
 
@@ -109,7 +116,7 @@ def judge(
     failure = first_failure(attempt)
     if failure is not None:
         return End("failed", failure.get("class"), failure.get("message"), failure.get("evidence") or [],
-                   failure.get("rank"), failure.get("hint"))  # fmt: skip
+                   failure.get("rank"), failure.get("hint"), failure.get("rule"))  # fmt: skip
     told = {name for e in exits.values() for name in e.signals}
     if any(e.stopped in ("grace", "again") for e in exits.values()):
         return _too_slow(told, lead)

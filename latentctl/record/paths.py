@@ -142,6 +142,11 @@ class JobPaths:
         return [AttemptPaths(p) for p in sorted(found, key=lambda p: int(p.name))]
 
     @property
+    def adjustments(self) -> Path:
+        """What the job does otherwise than its recipe says: `record.adjust`."""
+        return self.root / "adjust.json"
+
+    @property
     def heartbeat(self) -> Path:
         return self.root / "heartbeat.json"
 
@@ -178,6 +183,11 @@ class RunPaths:
     @property
     def plan(self) -> Path:
         return self.root / "plan.json"
+
+    @property
+    def faults(self) -> Path:
+        """The rules for failures, resolved with those of the cluster profile."""
+        return self.root / "faults.json"
 
     @property
     def lock(self) -> Path:

@@ -21,9 +21,10 @@ JobState = Literal[
 """`unknown` is what a view shows when the evidence disagrees or is missing; it is never written."""
 
 AttemptEnd = Literal[
-    "succeeded", "failed", "preempted", "timed_out", "node_failed", "requeued", "cancelled", "lost"
+    "succeeded", "failed", "preempted", "timed_out", "node_failed", "requeued", "retried", "cancelled", "lost"
 ]
-"""How one attempt ended. `preempted`, `timed_out`, `node_failed`, `requeued` do not end the job."""
+"""How one attempt ended. `preempted`, `timed_out`, `node_failed`, `requeued` and `retried` do not end the
+job. `retried`: it failed, and the rules for failures start it again."""
 
 EVENTS: dict[str, tuple[int, JobState]] = {
     "planned": (0, "planned"),

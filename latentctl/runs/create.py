@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from latentctl import __version__
 from latentctl.errors import UserError
+from latentctl.faults.load import resolved
 from latentctl.record.atomic import fsync_dir, write_bytes, write_json
 from latentctl.record.hashes import spec_hash
 from latentctl.record.journal import Journal, now
@@ -195,6 +196,7 @@ def _fill(
         "cwd": os.getcwd(),
     }
     write_json(run.lock, lock)
+    resolved(profile.faults.model_dump(), source=f"cluster profile {profile.name}").save(run.faults)
     snapshot.copy_code(identity.files, run.code)
 
 

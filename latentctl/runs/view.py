@@ -68,7 +68,7 @@ class JobView:
         """The attempt whose end made the job fail."""
         if self.state not in ("failed", "unknown", "lost"):
             return None
-        ended = [a for a in self.attempts if a.exit not in (None, "succeeded", "requeued")]
+        ended = [a for a in self.attempts if a.exit not in (None, "succeeded", "requeued", "retried")]
         return ended[-1] if ended else None
 
     @property

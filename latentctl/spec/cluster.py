@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from latentctl.spec.base import Duration, Size, Spec
+from latentctl.spec.faults import FaultsSpec
 
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
@@ -56,6 +57,8 @@ class ClusterProfile(Spec):
     """USR2 comes so long before the limit: enough to write a checkpoint."""
     max_requeues: int = Field(default=20, ge=0)
     """So many attempts after the first."""
+    faults: FaultsSpec = Field(default_factory=FaultsSpec)
+    """Which failures are tried again, how often, and where not."""
     modules: list[str] = Field(default_factory=list)
     """`module load` before anything else."""
     setup: list[str] = Field(default_factory=list)

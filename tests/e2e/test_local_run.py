@@ -94,19 +94,28 @@ def test_cancel_ends_every_process_of_the_run(cli: Cli) -> None:
     assert cli("status", run, "--exit-code", code=1)
 
 
-def test_a_killed_run_is_resumed_with_the_same_losses(cli: Cli, finished: Cli) -> None:
-    """kill -9 of the worker in the middle, then `retry`: the losses are those of the uninterrupted run."""
+def test_a_killed_run_goes_on_with_the_same_losses_by_itself_or_by_retry(cli: Cli) -> None:
+    """kill -9 of the worker in the middle, and a cancel followed by `retry`: the losses are those of the
+    uninterrupted run."""
     args = ["--set", "train.steps=40", "--set", "train.save_every=10"]
     cli("submit", cli.recipe(), "--name", "whole", "--wait", *args)
-    cli("submit", "tiny.yaml", "--name", "broken", *args)
-    metrics = "broken-*/jobs/*/metrics.jsonl"
-    wait_until(
-        lambda: any(len(p.read_text().splitlines()) > 15 for p in cli.runs.glob(metrics)), 120, every=0.02
-    )
-    run = next(cli.runs.glob("broken-*")).name
-    for pid in processes_of(run, "jobs.worker"):
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: cli("status", run, "--exit-code", code=None).code == 1, 60)
-    cli("retry", run)
-    wait_until(lambda: cli("status", run, "--exit-code", code=None).code == 0, 120)
-    assert losses(cli, "broken-*") == losses(cli, "whole-*")
+    for name in ("broken", "cancelled"):
+        cli("submit", "tiny.yaml", "--name", name, *args)
+        metrics = f"{name}-*/jobs/*/metrics.jsonl"
+        wait_until(
+            lambda at=metrics: any(len(p.read_text().splitlines()) > 15 for p in cli.runs.glob(at)),
+            120,
+            every=0.02,
+        )
+        run = next(cli.runs.glob(f"{name}-*")).name
+        if name == "broken":
+            for pid in processes_of(run, "jobs.worker"):
+                os.kill(pid, signal.SIGKILL)
+        else:
+            cli("cancel", run)
+            wait_until(lambda it=run: not processes_of(it), 30)
+            cli("retry", run)
+        wait_until(lambda it=run: cli("status", it, "--exit-code", code=None).code == 0, 120)
+        assert losses(cli, f"{name}-*") == losses(cli, "whole-*"), name
+    (end,) = cli.runs.glob("broken-*/jobs/*/attempts/1/end.json")
+    assert "killed by SIGKILL; started again (retry 1 of 3)" in json.loads(end.read_text())["message"]

@@ -1,6 +1,6 @@
 """A worker without torch: jobs/worker.py of a made-up snapshot. `behave.json` of the run says what it does.
 
-{"<job>": {"do": "meet" | "hang" | "fail" | "checkpoint", "rank": 1}}
+{"<job>": {"do": "meet" | "hang" | "fail" | "checkpoint" | "break", "rank": 1, "says": "..."}}
 """
 
 import json
@@ -73,6 +73,15 @@ elif do == "fail":
             flush=True,
         )
         sys.exit(1)
+    wait()
+    sys.exit(85)
+elif do == "break":  # the first time
+    if attempt > 1:
+        meet()
+        finish()
+    if rank == behave["rank"]:
+        print(behave["says"], file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL) if behave.get("killed") else sys.exit(1)
     wait()
     sys.exit(85)
 elif do == "hang":

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-FREE = {"latentctl", "latentctl.errors", "latentctl.record"}
-"""Free to everybody: the version, the errors, and the run directory (stdlib only)."""
+FREE = {"latentctl", "latentctl.errors", "latentctl.record", "latentctl.faults"}
+"""Free to everybody: the version, the errors, the run directory (stdlib only), and the rules for failures."""
 
 ARROWS: dict[str, set[str]] = {
     "latentctl.errors": set(),
     "latentctl.shipped": set(),
     "latentctl.record": set(),
+    "latentctl.faults": set(),
     "latentctl.spec": {"latentctl.shipped"},
     "latentctl.plan": {"latentctl.spec"},
     "latentctl.runs": {"latentctl.spec"},
@@ -137,7 +138,14 @@ def test_the_run_directory_and_the_errors_need_the_standard_library_alone() -> N
             assert tops <= sys.stdlib_module_names, name
 
 
-def test_the_data_plane_takes_only_spec_record_and_errors_of_the_control_plane() -> None:
+def test_what_a_job_does_about_failures_needs_the_standard_library_alone() -> None:
+    for name, path in modules("latentctl"):
+        if name in ("latentctl.faults.rules", "latentctl.faults.policy"):
+            tops = {i.split(".")[0] for i in imports(path)} - {"latentctl"}
+            assert tops <= sys.stdlib_module_names, name
+
+
+def test_the_data_plane_takes_only_spec_and_what_is_free_of_the_control_plane() -> None:
     for name, path in modules("jobs"):
         rooms = {room(i) for i in imports(path) if i.startswith("latentctl")}
         assert rooms <= FREE | {"latentctl.spec"}, name

@@ -63,9 +63,10 @@ def sleep(seconds: float) -> None:
         time.sleep(0.01)
 
 
-def fail(message: str, primary: bool) -> None:
+def fail(message: str, primary: bool, kind: str = "code", rule: str | None = None) -> None:
     row = {
-        "class": "code",
+        "class": kind,
+        "rule": rule,
         "message": message,
         "evidence": ["the line"],
         "rank": rank,
@@ -92,6 +93,10 @@ def act(word: str, *args: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif word == "fail" and rank in args[2]:
         fail(*args[:2])
+    elif word == "kill_below" and attempt < args[0] and rank in args[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif word == "fail_below" and attempt < args[0]:
+        fail("it failed", True, *args[1:])
     elif word == "sleep_on" and rank in args[1]:
         sleep(args[0])
     elif word == "grandchild":  # in its own session and deaf to TERM

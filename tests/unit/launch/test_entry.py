@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from launch_harness import LocalRun, MakeRun, eventually, job
 
+from latentctl.faults.load import resolved
+from latentctl.record.nodes import excluded
+
 CALL = "import sys; from latentctl.launch.entry import entry; entry(sys.argv[1], sys.argv[2])"
 
 
@@ -186,6 +189,32 @@ def test_a_signal_before_the_worker_listens_is_not_lost(make_run: MakeRun, slurm
     step.send(signal.SIGUSR2)
     assert step.codes() == [85]
     assert run.notes("a", "checkpoint")[0]["told"] == ["SIGUSR2"]
+
+
+def test_a_node_that_broke_is_left_out_and_the_job_requeued(make_run: MakeRun, slurm) -> None:
+    run = make_run(job("a", tasks=2), behave={"a": [["fail_below", 2, "node", "gpu_broken"]]})
+    resolved({"retries": 2, "exclude_for": 7200}).save(run.paths.faults)
+    step = slurm(run, "a", tasks=2)
+    assert step.codes() == [85, 85]
+    assert step.requeues() == ["requeue 77", "update JobId=77 ExcNodeList=localhost"]
+    end = run.end("a")
+    assert end["exit"] == "retried"
+    assert end["message"] == (
+        "it failed; started again on other nodes (retry 1 of 2); localhost is left out for 2 h"
+    )
+    assert list(excluded(run.paths.root.parent, "local")) == ["localhost"]
+    assert run.state("a") == "pending"
+    assert slurm(run, "a", tasks=2, SLURM_RESTART_COUNT="1").codes() == [0, 0]
+    assert run.state("a") == "succeeded"
+
+
+def test_a_job_that_slurm_does_not_take_back_has_failed(make_run: MakeRun, slurm) -> None:
+    run = make_run(job("a"), behave={"a": [["kill", [0]]]})
+    resolved({"retries": 2}).save(run.paths.faults)
+    assert slurm(run, "a", SCONTROL_EXIT="1").codes() == [1]
+    assert run.state("a") == "failed"
+    assert "killed by SIGKILL" in run.end("a")["message"]
+    assert "could not be requeued" in run.end("a")["message"]
 
 
 def test_a_refused_requeue_is_a_failure_in_words(make_run: MakeRun, slurm) -> None:

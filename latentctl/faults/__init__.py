@@ -1,0 +1,1 @@
+"""What failures look like, what class they are of, and what is done about them."""
