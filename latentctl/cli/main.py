@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("Look", "latentctl.cli.status", "Runs and jobs: state, progress, time left."),
     "logs": ("Look", "latentctl.cli.logs", "What the ranks of a job wrote, across requeues."),
     "show": ("Look", "latentctl.cli.show", "One run: spec, jobs, attempts, metrics, result."),
+    "explain": ("Look", "latentctl.cli.explain", "Why a run waits, or failed, and what to do."),
     "case": ("Look", "latentctl.cli.case", "One problem's chain: what each latent step says."),
     "compare": (
         "Look",

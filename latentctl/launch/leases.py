@@ -130,6 +130,10 @@ class Machine:
         """How many of the same queue stand before this one; the dead among them count until they are seen."""
         return sum(name < ticket.file for name in self._names(ticket.lane, "waits"))
 
+    def queue(self, want: int) -> list[Ticket]:
+        """Who waits where a job that wants so many GPUs waits, first come first."""
+        return list(self._living("gpu" if want else "cpu", "waits"))
+
     def _living(self, lane: str, state: str) -> Iterator[Ticket]:
         """Tickets of the living, first come first; those of the dead on the way are taken back."""
         for name in self._names(lane, state):

@@ -140,6 +140,13 @@ class SlurmClient:
             return {}
         return {row.id: row for row in slurm_parse.squeue(out)}
 
+    def starts(self, ids: Iterable[str]) -> dict[str, str]:
+        """When the scheduler expects to start pending jobs, in the cluster's own time; those of which it does
+        not know are absent."""
+        out = self._run(["squeue", "-h", "--start", "-j", ",".join(ids), "-o", "%i %S"])
+        pairs = [line.split() for line in out.splitlines() if len(line.split()) == 2]
+        return {job: start for job, start in pairs if start[:1].isdigit()}
+
     def ended(self, ids: Iterable[str]) -> dict[str, JobRow]:
         """What accounting says of these jobs, in one call. Raises SlurmError where it is down or off."""
         wanted = [i for i in dict.fromkeys(ids) if i]

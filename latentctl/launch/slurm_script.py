@@ -134,6 +134,13 @@ def _parameters(run: RunPaths, job: JobPlan, profile: ClusterProfile, after: lis
     return {"wckey": None, **{k: v for k, v in wanted.items() if v is not None}}
 
 
+def flags(run: RunPaths, job: JobPlan, profile: ClusterProfile) -> dict[str, str]:
+    """What the job asks of Slurm, as sbatch has it: for `--test-only`."""
+    asked = _parameters(run, job, profile, [])
+    left_out = ("setup", "srun_args", "wckey", "comment", "dependency")
+    return {k.replace("_", "-"): str(v) for k, v in asked.items() if k not in left_out}
+
+
 def _further(run: RunPaths, profile: ClusterProfile, *, signal_lead: int) -> dict[str, Any]:
     """Flags that submitit does not know, and the profile's own."""
     flags: dict[str, Any] = {

@@ -55,6 +55,42 @@ NEVER: dict[str, tuple[str, str]] = {
 """squeue's reason -> (field, words): an accepted job that cannot start unless somebody changes something."""
 
 
+_WAITS: dict[str, str] = {
+    "None": "Slurm has not looked at it yet",
+    "Priority": "jobs of higher priority stand before it",
+    "Resources": "it is the next one, and waits until enough nodes are free",
+    "Dependency": "it waits for the jobs before it",
+    "BeginTime": "its time to begin has not come; a requeued job waits a little",
+    "JobArrayTaskLimit": "as many tasks of its array run as may run at once",
+    "Licenses": "it waits for a license",
+    "Reservation": "it waits for its reservation",
+    "Prolog": "its nodes are being prepared",
+    "Cleaning": "its last start is being cleaned up",
+    "NodeDown": "a node that it needs is down",
+    "ReqNodeNotAvail": "nodes that it needs are down, drained or reserved, perhaps for maintenance",
+    "QOSMaxJobsPerUserLimit": "as many of your jobs run as the qos allows",
+    "QOSMaxGRESPerUser": "your jobs have as many GPUs as the qos allows",
+    "QOSMaxCpuPerUserLimit": "your jobs have as many CPUs as the qos allows",
+    "QOSGrpGRES": "all jobs of the qos together have as many GPUs as it allows",
+    "AssocGrpGRES": "all jobs of the account together have as many GPUs as it allows",
+    "AssocGrpCPUMinutesLimit": "the account's CPU time is used up",
+    "AssocGrpGRESMinutes": "the account's GPU time is used up",
+    "AssocMaxJobsLimit": "as many of your jobs run as the account allows",
+}
+
+
+def waits(reason: str | None) -> str:
+    """squeue's reason for a pending job, in words."""
+    key = (reason or "None").split(",")[0].strip("() ")
+    if key in _WAITS:
+        return _WAITS[key]
+    if key in NEVER:
+        return f"it {NEVER[key][1]}"
+    if key.startswith(("QOS", "Assoc")):
+        return f"a limit of the {'qos' if key.startswith('QOS') else 'account'} is reached ({key})"
+    return f"Slurm says {key}"
+
+
 def refusal(said: str, *, job: JobPlan, profile: ClusterProfile, facts: ClusterFacts | None) -> UserError:
     """One error for a job that sbatch refused. `facts` None: the cluster was not asked, or did not answer."""
     field = field_of(said)

@@ -33,6 +33,8 @@ class AttemptView:
     evidence: list[str]
     rank: int | None
     hint: str | None
+    rule: str | None
+    """The rule for failures that knew it."""
     host: str | None
     id: str | None
     seconds: float | None
@@ -211,6 +213,7 @@ def _attempt(paths: JobPaths, number: int) -> AttemptView:
         evidence=list(end.get("evidence") or []),
         rank=end.get("rank"),
         hint=end.get("hint"),
+        rule=end.get("rule"),
         host=info.get("host"),
         id=info.get("id"),
         seconds=_between(started, ended),
