@@ -1,4 +1,4 @@
-"""`latentctl explain`: of jobs that wait and of jobs that failed, on this machine; of Slurm's reasons in words."""
+"""`latentctl explain`: of jobs that wait and of jobs that failed; Slurm's reasons in words."""
 
 from __future__ import annotations
 
