@@ -72,6 +72,7 @@ class Reporter:
         self._wandb = wandb
         self._metrics = MetricsFile(job.metrics)
         self._noted: dict[str, tuple[float, int]] = {}
+        self._noting = threading.Lock()  # the writing thread and the working one may fail at once
         self._stale = False
         self._every = every
         self._rate = Rate()
@@ -196,10 +197,10 @@ class Reporter:
             self.note(f"no more reports: {exc}")
         except Exception as exc:
             at = time.monotonic()
-            last, count = self._noted.get(what, (-math.inf, 0))
-            if at - last < _NOTE_EVERY_S:
-                self._noted[what] = (last, count + 1)
-                return
-            more = f" ({count} more times since)" if count else ""
-            self.note(f"{what} was not written{more}, the work goes on: {type(exc).__name__}: {exc}")
-            self._noted[what] = (at, 0)
+            with self._noting:
+                last, count = self._noted.get(what, (-math.inf, 0))
+                often = at - last < _NOTE_EVERY_S
+                self._noted[what] = (last, count + 1) if often else (at, 0)
+            if not often:
+                more = f" ({count} more times since)" if count else ""
+                self.note(f"{what} was not written{more}, the work goes on: {type(exc).__name__}: {exc}")
