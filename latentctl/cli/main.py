@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "show": ("Look", "latentctl.cli.show", "One run: spec, jobs, attempts, metrics, result."),
     "explain": ("Look", "latentctl.cli.explain", "Why a run waits, or failed, and what to do."),
     "case": ("Look", "latentctl.cli.case", "One problem's chain: what each latent step says."),
+    "diff": ("Look", "latentctl.cli.diff", "What two runs differ in: spec, code, packages, results."),
     "compare": (
         "Look",
         "latentctl.cli.compare",
