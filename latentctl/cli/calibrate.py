@@ -58,7 +58,9 @@ def calibrate(
     from latentctl.spec.load import load_mapping
 
     root = output.runs_dir(runs_dir)
-    profile = launching.cluster(cluster)
+    from latentctl.launch.profile import profile_named
+
+    profile = profile_named(cluster)
     data = recipe(experiment(recipe_), root, target_ratio=target_ratio, limit=limit, checkpoint=checkpoint)
     loaded = load_mapping(data, launching.overrides(set_, name), "latentctl calibrate")
     if dry_run:

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from latentctl.cli import output
-from latentctl.launch.observe import executor_of, handle_of, observe
-from latentctl.record.journal import Journal
+from latentctl.launch.observe import observe
+from latentctl.launch.stopping import cancel_run
 from latentctl.runs.sweeps import select
-from latentctl.runs.view import RunView
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -31,7 +30,7 @@ def cancel(
     seen = observe(select(root, runs))
     rows = []
     for view in seen.views:
-        stopped = _cancel(view)
+        stopped = cancel_run(view)
         rows.append({"run": view.run.id, "cancelled": stopped})
         output.note(
             f"cancelled {view.run.id}: {', '.join(stopped)}"
@@ -45,18 +44,3 @@ def cancel(
         output.next_commands(
             [(f"latentctl retry {hit[0]}", "resume it"), (f"latentctl show {hit[0]}", "what it did")]
         )
-
-
-def _cancel(view: RunView) -> list[str]:
-    """The jobs that this stopped. Jobs that never got to the scheduler are struck from the plan in the
-    journal."""
-    live = [j for j in view.jobs if j.state in ("planned", "submitted", "pending", "running", "unknown")]
-    handles = [h for h in map(handle_of, live) if h is not None]
-    if handles:
-        executor_of(view.plan).cancel(view.run, handles)
-    known = {h.job for h in handles}
-    journal = Journal(view.run.journal)
-    for job in live:
-        if job.name not in known:
-            journal.append("cancelled", job=job.name, attempt=job.attempt or None)
-    return [j.name for j in live]

@@ -59,7 +59,9 @@ def eval(
     from latentctl.spec.load import load_mapping
 
     root = output.runs_dir(runs_dir)
-    profile = launching.cluster(cluster)
+    from latentctl.launch.profile import profile_named
+
+    profile = profile_named(cluster)
     source = checkpoints.resolve(checkpoint, root)
     data = recipe(source, root, dataset=dataset, split=split, limit=limit, latents=latents)
     loaded = load_mapping(data, launching.overrides(set_, name), "latentctl eval")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latentctl.cli import follow, output
-from latentctl.errors import Exit, UserError
+from latentctl.errors import Exit
 from latentctl.record.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -35,21 +35,6 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be subm
 def overrides(given: list[str] | None, name: str | None) -> list[str]:
     """`--set` texts, `--name` being one of them."""
     return [*(given or []), *([f"name={name}"] if name is not None else [])]
-
-
-def cluster(name: str) -> ClusterProfile:
-    """The profile; on this machine with its GPUs counted where the profile does not say."""
-    from latentctl.launch import gpus
-    from latentctl.spec.load import load_profile
-
-    profile = load_profile(name)
-    if profile.executor == "local" and profile.gpus_per_node == 0:
-        try:
-            found = len(gpus.visible())
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        profile = profile.model_copy(update={"gpus_per_node": found})
-    return profile
 
 
 def launch(

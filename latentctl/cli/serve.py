@@ -105,7 +105,9 @@ def serve(
     if latent not in (None, "on", "off"):
         raise UserError(f"--latent {latent}: on or off")
     root = output.runs_dir(runs_dir)
-    profile = launching.cluster(cluster)
+    from latentctl.launch.profile import profile_named
+
+    profile = profile_named(cluster)
     here = profile.executor == "local"
     key = serving.take_key(api_key_file)
     serving.check_address(host, port, key=key, here=here)

@@ -39,7 +39,9 @@ def submit(
         raise UserError("--debug goes alone: it runs here, at once, and keeps nothing")
     if dry_run and (wait or rerun):
         raise UserError("--dry-run creates nothing: there is nothing to wait for or to run again")
-    profile = launching.cluster(cluster)
+    from latentctl.launch.profile import profile_named
+
+    profile = profile_named(cluster)
     loaded = load_recipe(recipe, launching.overrides(set_, name))
     root = output.runs_dir(runs_dir)
     if dry_run:

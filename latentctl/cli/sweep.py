@@ -57,7 +57,9 @@ def sweep(
 
     if dry_run and (wait or rerun):
         raise UserError("--dry-run creates nothing: there is nothing to wait for or to run again")
-    profile = launching.cluster(cluster)
+    from latentctl.launch.profile import profile_named
+
+    profile = profile_named(cluster)
     more = _drawn(random, range_ or []) | ({} if pack is None else {"pack": pack})
     loaded = load_recipe(recipe, launching.overrides(set_, name), grid=grid or [], sweep=more)
     if not loaded.swept:

@@ -119,3 +119,38 @@ def test_a_killed_run_goes_on_with_the_same_losses_by_itself_or_by_retry(cli: Cl
         assert losses(cli, f"{name}-*") == losses(cli, "whole-*"), name
     (end,) = cli.runs.glob("broken-*/jobs/*/attempts/1/end.json")
     assert "killed by SIGKILL; started again (retry 1 of 3)" in json.loads(end.read_text())["message"]
+
+
+def test_a_notebook_does_the_same(finished: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`latentctl.api` over the run that the command line made."""
+    from latentctl import api
+
+    monkeypatch.chdir(finished.folder)
+    monkeypatch.setenv("LATENTCTL_STATE_DIR", str(finished.folder / "state"))
+    monkeypatch.delenv("LATENTCTL_RUNS_DIR", raising=False)
+    name = finished.run_dir().name
+    assert [p.experiment.name for p in api.load("tiny.yaml").points] == ["tiny"]
+    (plan,) = api.plan("tiny.yaml", ["train.steps=9"])
+    assert [stage for job in plan.jobs for stage in job.stages] == ["sft", "score"]
+    assert api.submit("tiny.yaml") == [name]  # the same thing as before: nothing was started
+    assert {run["run"]: run["state"] for run in api.status()} == {name: "succeeded"}
+    assert api.wait(name[:10], timeout=5)[0]["state"] == "succeeded"
+    (record,) = api.results("@last")
+    assert record["n"] == 12
+    assert 0 <= record["accuracy"] <= 1
+    with pytest.raises(api.UserError, match="no run 'nothing'"):
+        api.status("nothing")
+
+
+def test_a_notebook_starts_and_stops_a_run(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from latentctl import api
+
+    monkeypatch.chdir(cli.folder)
+    monkeypatch.setenv("LATENTCTL_STATE_DIR", str(cli.folder / "state"))
+    cli.recipe()
+    (run,) = api.submit("tiny.yaml", ["train.steps=100000"], runs_dir=cli.runs)
+    assert wait_for_heartbeat(cli) == run
+    assert api.wait(run, runs_dir=cli.runs, timeout=0.1)[0]["state"] == "running"
+    api.cancel(run, runs_dir=cli.runs)
+    wait_until(lambda: not processes_of(run), 30)
+    assert api.status(run, runs_dir=cli.runs)[0]["state"] == "cancelled"

@@ -23,6 +23,9 @@ ARROWS: dict[str, set[str]] = {
     "latentctl.runs": {"latentctl.spec"},
     "latentctl.report": {"latentctl.runs"},
     "latentctl.launch": {"latentctl.runs", "latentctl.plan", "latentctl.spec", "latentctl.shipped"},
+    "latentctl.api": {
+        "latentctl.plan", "latentctl.launch", "latentctl.runs", "latentctl.report", "latentctl.spec",
+    },
     "latentctl.cli": {
         "latentctl.plan", "latentctl.launch", "latentctl.runs", "latentctl.report", "latentctl.spec",
         "latentctl.shipped",
