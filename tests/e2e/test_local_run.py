@@ -133,9 +133,9 @@ def test_a_notebook_does_the_same(finished: Cli, monkeypatch: pytest.MonkeyPatch
     (plan,) = api.plan("tiny.yaml", ["train.steps=9"])
     assert [stage for job in plan.jobs for stage in job.stages] == ["sft", "score"]
     assert api.submit("tiny.yaml") == [name]  # the same thing as before: nothing was started
-    assert {run["run"]: run["state"] for run in api.status()} == {name: "succeeded"}
+    assert {run["run"]: run["state"] for run in api.status()}[name] == "succeeded"
     assert api.wait(name[:10], timeout=5)[0]["state"] == "succeeded"
-    (record,) = api.results("@last")
+    (record,) = api.results(name)
     assert record["n"] == 12
     assert 0 <= record["accuracy"] <= 1
     with pytest.raises(api.UserError, match="no run 'nothing'"):
