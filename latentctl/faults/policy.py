@@ -37,7 +37,7 @@ class Decision:
         if self.again:
             return f"{_SAID[self.action]} (retry {self.retry} of {self.of})"
         if self.action != "stop" and self.of:
-            return f"failed after {self.of} retries"
+            return f"failed after {self.of} retr{'y' if self.of == 1 else 'ies'}"
         return ""
 
 

@@ -121,6 +121,24 @@ def test_a_killed_run_goes_on_with_the_same_losses_by_itself_or_by_retry(cli: Cl
     assert "killed by SIGKILL; started again (retry 1 of 3)" in json.loads(end.read_text())["message"]
 
 
+def test_a_smaller_micro_batch_at_the_same_global_batch_trains_alike(cli: Cli) -> None:
+    """What is done after GPU memory ran out: half the rows at a time, twice as often."""
+    cli("submit", cli.recipe(), "--name", "whole", "--wait")
+    cli("submit", "tiny.yaml", "--name", "small")
+    run = cli.run_dir("small-")
+    cli("cancel", run.name)
+    wait_until(lambda: not processes_of(run.name), 30)
+    (job,) = (run / "jobs").iterdir()
+    (job / "adjust.json").write_text('{"micro_batch": {"sft": 4}}')
+    cli("retry", run.name)
+    wait_until(lambda: cli("status", run.name, "--exit-code", code=None).code == 0, 120)
+    assert "stage sft: train.micro_batch 4, since it failed with more" in cli("logs", run.name).out
+    whole, small = losses(cli, "whole-*"), losses(cli, "small-*")
+    assert [step for step, _ in small] == [step for step, _ in whole]
+    for (_, a), (_, b) in zip(small, whole, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
 def test_a_notebook_does_the_same(finished: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """`latentctl.api` over the run that the command line made."""
     from latentctl import api

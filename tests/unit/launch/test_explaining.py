@@ -64,7 +64,7 @@ def test_a_failed_job_says_rule_lines_attempts_and_what_to_do(make_run: MakeRun)
     for words in (
         "rank 0 of attempt 2",
         ": node, rule tired",
-        "ended with exit code 3; failed after 1 retries",
+        "ended with exit code 3; failed after 1 retry",
         "| last words",
         "hint: let it rest",
         "retried",
