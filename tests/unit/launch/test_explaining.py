@@ -43,7 +43,7 @@ def test_a_waiting_job_knows_its_place_in_the_queue_of_the_machine(make_run: Mak
     for _ in range(2):
         run = make_run(job("a"), job("b", "a"), max_parallel=1)
         run.submit()
-        eventually(lambda run=run: "of this machine" in of(run).words, "its place in the queue")
+        eventually(lambda run=run: "waits for one of" in of(run).words, "its place in the queue")
         later.append(run)
     assert of(later[0]).words == "waits for one of 1 places of this machine: the first in line"
     assert of(later[1]).words == "waits for one of 1 places of this machine: 1 job before it"
