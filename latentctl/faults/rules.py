@@ -95,10 +95,6 @@ class Rules:
         """What a line by itself speaks of."""
         return next((rule for rule in self.rules if rule.matches(line)), None)
 
-    def of_kind(self, kind: str | None) -> Rule | None:
-        """What is done about failures of a class that no line shows: the rule of that name."""
-        return next((rule for rule in self.rules if rule.name == kind), None)
-
     def save(self, path: Path) -> None:
         rules = [rule.dump() for rule in self.rules]
         write_json(path, {"retries": self.retries, "exclude_s": self.exclude_s, "rules": rules})
