@@ -95,9 +95,10 @@ class LazyGroup(typer.core.TyperGroup):
             "  --debug     Show tracebacks of expected errors too.",
         ]
         lines += ["  --help, -h  This page; `latentctl COMMAND --help` for one command.", ""]
-        lines += ["Exit codes: 0 done · 1 the answer is no · 2 usage or invalid recipe · 3 not found ·"]
         lines += [
-            "4 cluster unreachable or refused · 5 waiting interrupted, the job goes on · 8 pending · 70 a bug"
+            "Exit codes: 0 done · 1 the answer is no · 2 usage or invalid recipe ·",
+            "3 not found · 4 cluster unreachable or refused · 5 waiting interrupted, the job",
+            "goes on · 8 pending · 70 a bug",
         ]
         formatter.write("\n".join(lines) + "\n")
 
