@@ -39,9 +39,5 @@ def explain(
         return
     print(explain_text(view, outlooks, colour=coloured(sys.stdout)))
     name = view.run.id
-    commands = [(f"latentctl logs {name}", "what its ranks wrote")]
-    if view.state in ("failed", "cancelled", "lost", "planned"):
-        commands.append((f"latentctl retry {name}", "resume it"))
-    elif not view.done:
-        commands.append((f"latentctl cancel {name}", "stop it"))
-    output.next_commands(commands)
+    going = (f"latentctl cancel {name}", "stop it")
+    output.next_of_run(name, view.state, going, done=view.done)

@@ -58,6 +58,16 @@ def next_commands(commands: Iterable[tuple[str, str]]) -> None:
         note(f"  {command:<{width}}{why}")
 
 
+def next_of_run(name: str, state: str, going: tuple[str, str], *, done: bool) -> None:
+    """What to do next about a run in that state; `going`: where it still goes on."""
+    commands = [(f"latentctl logs {name}", "what its ranks wrote")]
+    if state in ("failed", "cancelled", "lost", "planned"):
+        commands.append((f"latentctl retry {name}", "resume it"))
+    elif not done:
+        commands.append(going)
+    next_commands(commands)
+
+
 def print_json(kind: str, data: Any) -> None:
     """The envelope of a success: {"version", "ok", "kind", "data"}."""
     print(

@@ -45,12 +45,8 @@ def show(
         return
     print(page.run_text(view, colour=coloured(sys.stdout)))
     name = view.run.id
-    commands = [(f"latentctl logs {name}", "what its ranks wrote")]
-    if view.state in ("failed", "cancelled", "lost", "planned"):
-        commands.append((f"latentctl retry {name}", "resume it"))
-    elif not view.done:
-        commands.append((f"latentctl status {name} --watch", "follow it"))
-    output.next_commands(commands)
+    going = (f"latentctl status {name} --watch", "follow it")
+    output.next_of_run(name, view.state, going, done=view.done)
 
 
 def _show_sweep(root: Path, sweep: str, *, as_json: bool) -> None:

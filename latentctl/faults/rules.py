@@ -76,16 +76,15 @@ class Rules:
         """The first rule in order of which any line speaks. Where that is a mere consequence, a cause of
         another class that other lines speak of goes before it."""
         held = list(lines)
-        found = self._first(held, self.rules)
+        found = self._first(held)
         if found is None or found.rule.primary:
             return found
-        others = [line for line in held if not found.rule.matches(line)]
-        causes = [rule for rule in self.rules if rule.primary and rule.kind != found.rule.kind]
-        own = [line for line in others if (rule := self._own(line)) is not None and rule in causes]
-        return self._first(own, causes) or found
+        owned = ((line, self._own(line)) for line in held)
+        causes = [line for line, own in owned if own and own.primary and own.kind != found.rule.kind]
+        return self._first(causes) or found
 
-    def _first(self, lines: Sequence[str], rules: Iterable[Rule]) -> Match | None:
-        for rule in rules:
+    def _first(self, lines: Sequence[str]) -> Match | None:
+        for rule in self.rules:
             said = [line for line in lines if rule.matches(line)]
             if said:
                 return Match(rule, [cut(line) for line in said[:_EVIDENCE]])

@@ -301,8 +301,8 @@ class Task:
 
     def _leave_out(self, attempt: AttemptPaths, end: End, rule: str | None, seconds: float) -> str:
         """Leave out the node of the rank that failed, here and in what is submitted from now on; in words."""
-        exit = RankExit.load(attempt, end.rank) if end.rank else None
-        node = exit.host if exit else None
+        said = RankExit.load(attempt, end.rank) if end.rank else None
+        node = said.host if said else None
         if node is None and (end.rank == 0 or self.place.nodes == 1):
             node = self._host()
         if node is None:

@@ -55,18 +55,17 @@ def _slurm(view: RunView, job: JobView, waits: list[str]) -> Outlook:
     executor: Any = executor_of(view.plan)
     handle = handle_of(job)
     assert handle is not None, "asked of submitted jobs alone"
-    reason = job.fact.reason if job.fact is not None else None
-    facts = executor._facts_or_none()
-    allowed = facts and slurm_words.limits(executor.profile, facts)
     row = None
     with contextlib.suppress(UserError):
         row = executor.client.live([handle.id]).get(handle.id)
-    raw = row.reason if row is not None else reason
-    never = slurm_words.never_runs(raw, handle, allowed=allowed or None)
-    if never is not None:
-        return Outlook(slurm_words.waits(raw), raw, never=never.message, hint=never.hint)
-    if waits:
+    raw = row.reason if row is not None else None
+    stuck = slurm_words.never_runs(raw, handle) is not None
+    if waits and not stuck:
         return Outlook(f"waits for {', '.join(waits)}", raw)
+    facts = executor.facts_or_none()
+    allowed = facts and slurm_words.limits(executor.profile, facts)
+    if never := slurm_words.never_runs(raw, handle, allowed=allowed):
+        return Outlook(slurm_words.waits(raw), raw, never=never.message, hint=never.hint)
     start = None
     with contextlib.suppress(UserError):
         start = executor.client.starts([handle.id]).get(handle.id)

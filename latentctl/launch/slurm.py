@@ -75,7 +75,7 @@ class SlurmExecutor:
         try:
             slurm_id = prepared.submit(entry, str(run.root), job.name).job_id
         except Refused as error:
-            facts = self._facts_or_none()
+            facts = self.facts_or_none()
             raise slurm_words.refusal(error.said, job=job, profile=self.profile, facts=facts) from None
         except BaseException:  # Ctrl-C too: what Slurm took without our hearing of it must not run
             with contextlib.suppress(SlurmError):
@@ -118,7 +118,7 @@ class SlurmExecutor:
         waiting = [(h, rows[h.id]) for h in handles if h.id in rows and rows[h.id].state == "PENDING"]
         if not any(slurm_words.never_runs(r.reason, h) for h, r in waiting):
             return []
-        facts = self._facts_or_none()
+        facts = self.facts_or_none()
         allowed = facts and slurm_words.limits(self.profile, facts)
         found = [slurm_words.never_runs(row.reason, handle, allowed=allowed) for handle, row in waiting]
         return [p for p in found if p is not None]
@@ -154,7 +154,7 @@ class SlurmExecutor:
         """The live cluster. Raises Unreachable."""
         return self.client.facts()
 
-    def _facts_or_none(self) -> ClusterFacts | None:
+    def facts_or_none(self) -> ClusterFacts | None:
         try:
             return self.client.facts()
         except SlurmError:

@@ -16,10 +16,8 @@ from latentctl.report.text import clip
 
 _RESULTS = (
     "accuracy", "loss", "reward", "steps", "n", "k", "tokens_mean", "latents_mean", "truncated", "tokens",
-    "seconds",
 )  # fmt: skip
-_NOISE = ("seconds",)
-"""Numbers that two equal runs differ in."""
+"""Numbers of a result.json that two equal runs agree in."""
 _CODE_LINES = 400
 _WIDTH = 80
 
@@ -64,7 +62,7 @@ def differences(a: RunPaths, b: RunPaths) -> Differences:
         spec=_between(_asked(a), _asked(b)),
         code=_between(_files(a), _files(b)),
         environment=_between(_environment(a), _environment(b)),
-        results=[c for c in _between(_results(a), _results(b)) if c.key.rpartition(".")[2] not in _NOISE],
+        results=_between(_results(a), _results(b)),
     )
 
 
