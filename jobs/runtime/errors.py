@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from latentctl.errors import UserError
-from latentctl.faults.rules import Rules
+from latentctl.faults.rules import Rules, cut
 from latentctl.record.attempt import StaleAttempt
 from latentctl.record.journal import now
 
@@ -20,7 +20,6 @@ FailureClass = Literal[
 ]
 """`nccl` stands for every collective library, gloo too; `disk` for every storage, network ones too."""
 
-_MAX_LINE = 400
 _MAX_EVIDENCE = 8
 
 
@@ -72,17 +71,6 @@ _TRAIN_EXTRA = {
 }  # fmt: skip
 
 
-_ERRNO: dict[int, FailureClass] = {
-    errno.ENOSPC: "disk",
-    errno.EDQUOT: "disk",
-    errno.EROFS: "disk",
-    errno.EIO: "disk",
-    errno.ESTALE: "disk",
-    errno.EFBIG: "disk",
-    errno.ENOMEM: "out_of_memory",
-}
-
-
 def classify(exc: BaseException, rules: Rules | None = None) -> Failure:
     """What kind of failure an exception is, by the rules of a run, else those of `latentctl/faults`.
 
@@ -125,16 +113,17 @@ def _one(exc: BaseException, rules: Rules) -> Failure:
             "user_error", str(exc), [p.text() for p in exc.problems][:_MAX_EVIDENCE], hint=first.hint
         )
     if isinstance(exc, StaleAttempt):
-        return Failure("preemption", str(exc), [_cut(text)], primary=False)
+        return Failure("preemption", str(exc), [cut(text)], primary=False)
     if isinstance(exc, KeyboardInterrupt):
         return Failure("preemption", "interrupted", [name])
     if isinstance(exc, ModuleNotFoundError) and (exc.name or "").split(".")[0] in _TRAIN_EXTRA:
         hint = "pip install 'latentctl[train]', or name a python that has it in the cluster profile"
         message = f"{exc.name} is not installed in {sys.executable}"
-        return Failure("user_error", message, [_cut(text)], hint=hint)
-    if isinstance(exc, OSError) and exc.errno in _ERRNO:
-        return Failure(_ERRNO[exc.errno], _first_line(text), [_cut(text), *_frames(exc)])
-    match = rules.match(text.splitlines())
+        return Failure("user_error", message, [cut(text)], hint=hint)
+    lines = text.splitlines()
+    if isinstance(exc, OSError) and exc.errno is not None:
+        lines.append(f"{name}: {os.strerror(exc.errno)}")  # which its own words may leave out
+    match = rules.match(lines)
     if match is not None and match.rule.kind != "code":
         rule = match.rule
         shown = [match.lines[0], *_frames(exc)]
@@ -142,22 +131,17 @@ def _one(exc: BaseException, rules: Rules) -> Failure:
             rule.kind, _first_line(text), shown, primary=rule.primary, hint=rule.hint, rule=rule.name
         )
     kind: FailureClass = "code" if isinstance(exc, Exception) else "unknown"
-    return Failure(kind, _first_line(text), [*_frames(exc), _cut(text)])
+    return Failure(kind, _first_line(text), [*_frames(exc), cut(text)])
 
 
 def _frames(exc: BaseException) -> list[str]:
     """The last places of the traceback, outermost first, one line each."""
     frames = traceback.extract_tb(exc.__traceback__)[-3:]
     return [
-        _cut(f"{Path(f.filename).name}:{f.lineno} in {f.name}" + (f": {f.line}" if f.line else ""))
+        cut(f"{Path(f.filename).name}:{f.lineno} in {f.name}" + (f": {f.line}" if f.line else ""))
         for f in frames
     ]
 
 
 def _first_line(text: str) -> str:
-    return _cut(next((li for li in text.splitlines() if li.strip()), text))
-
-
-def _cut(line: str) -> str:
-    line = line.strip()
-    return line if len(line) <= _MAX_LINE else line[: _MAX_LINE - 1] + "…"
+    return cut(next((li for li in text.splitlines() if li.strip()), text))
