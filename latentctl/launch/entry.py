@@ -11,24 +11,19 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from latentctl.faults.policy import decide
-from latentctl.faults.rules import Rules
 from latentctl.launch import ranks, verdict
 from latentctl.launch.command import worker_command, worker_environment
+from latentctl.launch.sequel import Sequel, endings, left_out
 from latentctl.launch.timing import Timing, lead
 from latentctl.launch.verdict import End, RankExit
 from latentctl.launch.worker_process import STOP_SIGNALS, WorkerProcess
 from latentctl.record import attempt as attempts
-from latentctl.record.adjust import halve_micro_batches
 from latentctl.record.atomic import try_read_json
 from latentctl.record.journal import Journal, boot_id, process_start
-from latentctl.record.nodes import exclude, excluded
-from latentctl.record.paths import AttemptPaths, JobPaths, RunPaths
+from latentctl.record.paths import AttemptPaths, RunPaths
 from latentctl.record.plan import EXIT_REQUEUE, JobPlan, Plan
 
 
@@ -268,53 +263,17 @@ class Task:
     def _close(self, attempt: AttemptPaths, end: End) -> None:
         """Rank 0 writes the end down, then acts on it."""
         attempts.ensure_current(self.paths, attempt.number)
-        end = self._by_rules(attempt, end)
+        if "TERM" not in self.signals.names:  # whoever sent it has decided what follows
+            try:
+                end = Sequel(self.run_paths, self.plan, self.job, self.place).after(attempt, end)
+            except OSError as error:
+                _say(f"the rules for failures cannot be followed: {error}")
         self._record(attempt, end)
         if end.exit == "succeeded":
             return
         if end.exit in ("requeued", "retried"):
             self._requeue(attempt, end)
         self._give_up(end)
-
-    def _by_rules(self, attempt: AttemptPaths, end: End) -> End:
-        """The end as it is, or `retried` where the rules for failures start the job again."""
-        told = "TERM" in self.signals.names  # whoever sent it has decided what follows
-        if end.exit != "failed" or told or not self.run_paths.faults.exists():
-            return end
-        lines = [end.message or "", *end.evidence]
-        before = endings(self.paths, attempt.number)["retried"]
-        rules = Rules.load(self.run_paths.faults)
-        decision = decide(rules, kind=end.kind, rule=end.rule, lines=lines, before=before)
-        rule = end.rule or (decision.rule and decision.rule.name)
-        if decision.rule is not None and end.kind == "unknown":  # its worker could not say
-            end = replace(end, kind=decision.rule.kind, hint=end.hint or decision.rule.hint)
-        words = decision.words
-        if decision.again and decision.action == "smaller_micro_batch":
-            smaller = halve_micro_batches(self.paths, self._stages())
-            if not smaller:
-                return replace(end, rule=rule)
-            words += ": " + ", ".join(f"{stage} {rows}" for stage, rows in smaller.items())
-        if decision.again and decision.action == "requeue_elsewhere" and self.place.scheduler == "slurm":
-            words += self._leave_out(attempt, end, rule, rules.exclude_s)
-        message = f"{end.message}; {words}" if words else end.message
-        return replace(end, exit="retried" if decision.again else end.exit, message=message, rule=rule)
-
-    def _leave_out(self, attempt: AttemptPaths, end: End, rule: str | None, seconds: float) -> str:
-        """Leave out the node of the rank that failed, here and in what is submitted from now on; in words."""
-        said = RankExit.load(attempt, end.rank) if end.rank else None
-        node = said.host if said else None
-        if node is None and (end.rank == 0 or self.place.nodes == 1):
-            node = self._host()
-        if node is None:
-            return ""
-        runs, cluster = self.run_paths.root.parent, self.plan.cluster["name"]
-        self._write(lambda: exclude(runs, cluster, node, seconds=seconds, run=self.run_paths.id, rule=rule))
-        return f"; {node} is left out for {seconds / 3600:g} h"
-
-    def _stages(self) -> list[dict[str, Any]]:
-        """This job's, as in spec.json."""
-        spec = (try_read_json(self.run_paths.spec) or {}).get("experiment") or {}
-        return [stage for stage in spec.get("stages", []) if stage["name"] in self.job.stages]
 
     def _record(self, attempt: AttemptPaths, end: End) -> None:
         self._write(lambda: end.save(attempt))
@@ -326,7 +285,7 @@ class Task:
             from latentctl.launch.slurm_client import NotRunning, requeue
 
             try:
-                requeue(self.place.job_id, without=self._left_out())
+                requeue(self.place.job_id, without=left_out(self.run_paths, self.plan))
             except NotRunning as error:  # cancelled, preempted or requeued meanwhile: that decides
                 end = End("preempted", "preemption", f"{wanted.message}; {error}")
                 self._record(attempt, end)
@@ -337,12 +296,6 @@ class Task:
                 self._give_up(end)
             time.sleep(self.timing.requeue_kill)
         raise SystemExit(EXIT_REQUEUE)
-
-    def _left_out(self) -> list[str]:
-        """Nodes on which the job must not start again."""
-        said = self.plan.cluster.get("sbatch", {}).get("exclude")
-        found = excluded(self.run_paths.root.parent, self.plan.cluster["name"])
-        return [*([str(said)] if said and found else []), *sorted(found)]
 
     def _follow(self, attempt: AttemptPaths, mine: RankExit) -> None:
         """The other ranks wait for rank 0's word: a task that ends early may take the whole step with it."""
@@ -373,20 +326,6 @@ class Task:
             write()
         except OSError as error:
             _say(f"cannot write the records of job {self.job.name}: {error}")
-
-
-def endings(job: JobPaths, number: int) -> Counter[str]:
-    """How the attempts right before `number` ended that did not end the job: `requeued` by us, `retried`
-    after a failure; `preempted` by the scheduler, also where they left no word."""
-    found: Counter[str] = Counter()
-    for paths in reversed(job.attempts()):
-        if paths.number >= number:
-            continue
-        how = (try_read_json(paths.end) or {"exit": "preempted"})["exit"]
-        if how not in ("requeued", "preempted", "retried"):
-            break
-        found[how] += 1
-    return found
 
 
 def _require(run: RunPaths) -> None:

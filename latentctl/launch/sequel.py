@@ -1,0 +1,92 @@
+"""What follows the failure of an attempt, by the rules of its run. Standard library alone: the entry asks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+from latentctl.faults.policy import decide
+from latentctl.faults.rules import Rules
+from latentctl.launch.ranks import Place
+from latentctl.launch.verdict import End, RankExit
+from latentctl.record.adjust import halve_micro_batches
+from latentctl.record.atomic import try_read_json
+from latentctl.record.nodes import exclude, excluded
+from latentctl.record.paths import AttemptPaths, JobPaths, RunPaths
+from latentctl.record.plan import JobPlan, Plan
+
+
+@dataclass(frozen=True)
+class Sequel:
+    """Of one job, as rank 0 of an attempt sees it."""
+
+    run: RunPaths
+    plan: Plan
+    job: JobPlan
+    place: Place
+
+    def after(self, attempt: AttemptPaths, end: End) -> End:
+        """The end as it is, or `retried` where the rules start the job again; what that needs is written
+        down: smaller micro-batches, a node that is left out. Raises OSError."""
+        if end.exit != "failed" or not self.run.faults.exists():
+            return end
+        rules = Rules.load(self.run.faults)
+        job = self.run.job(self.job.name)
+        lines = [end.message or "", *end.evidence]
+        before = endings(job, attempt.number)["retried"]
+        decision = decide(rules, kind=end.kind, rule=end.rule, lines=lines, before=before)
+        end = replace(end, rule=end.rule or (decision.rule and decision.rule.name))
+        if decision.rule is not None and end.kind == "unknown":  # its worker could not say
+            end = replace(end, kind=decision.rule.kind, hint=end.hint or decision.rule.hint)
+        words = decision.words
+        if decision.again and decision.action == "smaller_micro_batch":
+            smaller = halve_micro_batches(job, self._stages())
+            if not smaller:
+                return end
+            words += ": " + ", ".join(f"{stage} {rows}" for stage, rows in smaller.items())
+        if decision.again and decision.action == "requeue_elsewhere" and self.place.scheduler == "slurm":
+            words += self._leave_out(attempt, end, rules.exclude_s)
+        message = f"{end.message}; {words}" if words else end.message
+        return replace(end, exit="retried" if decision.again else end.exit, message=message)
+
+    def _leave_out(self, attempt: AttemptPaths, end: End, seconds: float) -> str:
+        """Leave out the node of the rank that failed, here and in what is submitted from now on; in words."""
+        said = RankExit.load(attempt, end.rank) if end.rank else None
+        node = said.host if said else None
+        if node is None and (end.rank == 0 or self.place.nodes == 1):
+            node = self.place.host
+        if node is None:
+            return ""
+        runs, cluster = self.run.root.parent, self.plan.cluster["name"]
+        try:
+            exclude(runs, cluster, node, seconds=seconds, run=self.run.id, rule=end.rule)
+        except OSError as error:  # the job starts again all the same
+            return f"; {node} could not be left out: {error.strerror}"
+        return f"; {node} is left out for {seconds / 3600:g} h"
+
+    def _stages(self) -> list[dict[str, Any]]:
+        """This job's, as in spec.json."""
+        spec = (try_read_json(self.run.spec) or {}).get("experiment") or {}
+        return [stage for stage in spec.get("stages", []) if stage["name"] in self.job.stages]
+
+
+def left_out(run: RunPaths, plan: Plan) -> list[str]:
+    """Nodes on which a job of the run must not start again; with the profile's own where there are any."""
+    found = excluded(run.root.parent, plan.cluster["name"])
+    said = plan.cluster.get("sbatch", {}).get("exclude")
+    return [*([str(said)] if said and found else []), *sorted(found)]
+
+
+def endings(job: JobPaths, number: int) -> Counter[str]:
+    """How the attempts right before `number` ended that did not end the job: `requeued` by us, `retried`
+    after a failure; `preempted` by the scheduler, also where they left no word."""
+    found: Counter[str] = Counter()
+    for paths in reversed(job.attempts()):
+        if paths.number >= number:
+            continue
+        how = (try_read_json(paths.end) or {"exit": "preempted"})["exit"]
+        if how not in ("requeued", "preempted", "retried"):
+            break
+        found[how] += 1
+    return found
