@@ -12,7 +12,7 @@ from latentctl.cli import output
 from latentctl.errors import Exit, UserError
 
 if TYPE_CHECKING:
-    from latentctl.faults.rules import Match, Rules
+    from latentctl.faults.rules import Match
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -52,7 +52,7 @@ def classify(
         print(f"no rule fires on any of {len(lines):,} lines")
         output.note("hint: a rule of your own goes under faults.rules of the cluster profile")
     else:
-        _print(match, lines, rules)
+        _print(match, lines)
     if match is None:
         raise typer.Exit(Exit.NEGATIVE)
 
@@ -97,7 +97,7 @@ def _dump(match: Match, lines: list[str]) -> dict[str, Any]:
     }
 
 
-def _print(match: Match, lines: list[str], rules: Rules) -> None:
+def _print(match: Match, lines: list[str]) -> None:
     from rich.text import Text
 
     rule, console = match.rule, output.console()
