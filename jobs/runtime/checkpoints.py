@@ -8,43 +8,22 @@ which files of which size) is written last, and one rename gives it its name. Wh
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import sys
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentctl.record.atomic import fsync_dir, read_json, write_json
+from latentctl.record.atomic import fsync_dir, write_json
 from latentctl.record.attempt import ensure_current
+from latentctl.record.checkpoint import Checkpoint, candidates, entries, from_marker, remove
+from latentctl.record.checkpoint import Damaged as Damaged
+from latentctl.record.checkpoint import latest as latest
+from latentctl.record.checkpoint import load as load
+from latentctl.record.checkpoint import steps as steps
 from latentctl.record.journal import now
 from latentctl.record.paths import COMMITTED, JobPaths, StagePaths
 
 VERSION = 1
-_NAME = re.compile(r"step-(\d+)(?:\.(tmp|old)-(\d+))?")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A committed checkpoint."""
-
-    step: int
-    path: Path
-    attempt: int
-    spec_hash: str
-    time: str
-    extra: dict[str, Any]
-    """What the method told `commit`: JSON."""
-
-    @property
-    def model(self) -> Path:
-        """Where a method puts an exported Hugging Face directory, so that `from: stage@STEP` finds it."""
-        return self.path / "model"
-
-
-class Damaged(Exception):
-    """Not a whole checkpoint of this spec; says why."""
 
 
 def _job(stage: StagePaths) -> JobPaths:
@@ -116,7 +95,7 @@ def finish(
     }
     write_json(tmp / COMMITTED, marker)
     _swap(tmp, final, attempt)
-    return _checkpoint(final, marker)
+    return from_marker(final, marker)
 
 
 def publish(stage: StagePaths, target: Path, attempt: int, fill: Callable[[Path], None]) -> None:
@@ -174,88 +153,7 @@ def _swap(tmp: Path, final: Path, attempt: int) -> None:
     os.rename(tmp, final)
     fsync_dir(final.parent)
     if old:
-        _remove(old)
-
-
-def _remove(folder: Path) -> None:
-    """The marker goes first: a half-removed checkpoint is none."""
-    (folder / COMMITTED).unlink(missing_ok=True)
-    fsync_dir(folder)
-    shutil.rmtree(folder)
-
-
-# --- reading ------------------------------------------------------------------------------------------------
-
-
-def latest(stage: StagePaths, spec_hash: str) -> Checkpoint | None:
-    """The newest whole checkpoint of this spec, or None. Damaged ones are noted on stderr."""
-    for step, path in reversed(_candidates(stage)):
-        try:
-            return load(path, spec_hash)
-        except Damaged as exc:
-            print(f"checkpoint of step {step} is passed over: {exc}", file=sys.stderr, flush=True)
-    return None
-
-
-def load(path: Path, spec_hash: str | None = None) -> Checkpoint:
-    """The checkpoint in a folder, checked against its own list of files. Raises Damaged."""
-    try:
-        marker = read_json(path / COMMITTED)
-        files: dict[str, int] = marker["files"]
-        found = _checkpoint(path, marker)
-    except FileNotFoundError:
-        raise Damaged(f"{path}: never committed") from None
-    except (ValueError, KeyError, TypeError) as exc:
-        raise Damaged(f"{path / COMMITTED} cannot be read: {exc}") from None
-    if spec_hash is not None and found.spec_hash != spec_hash:
-        raise Damaged(f"{path}: written for another spec ({found.spec_hash[:8]}, this is {spec_hash[:8]})")
-    for name, size in files.items():
-        try:
-            is_size = (path / name).stat().st_size
-        except OSError:
-            raise Damaged(f"{path}: {name} is missing") from None
-        if is_size != size:
-            raise Damaged(f"{path}: {name} has {is_size} bytes of {size}")
-    return found
-
-
-def steps(stage: StagePaths) -> list[int]:
-    """Steps of the whole checkpoints, oldest first."""
-    found = []
-    for step, path in _candidates(stage):
-        try:
-            load(path)
-        except Damaged:
-            continue
-        found.append(step)
-    return found
-
-
-def _checkpoint(path: Path, marker: dict[str, Any]) -> Checkpoint:
-    return Checkpoint(
-        step=int(marker["step"]),
-        path=path,
-        attempt=int(marker["attempt"]),
-        spec_hash=marker["spec_hash"],
-        time=marker["time"],
-        extra=marker["extra"],
-    )
-
-
-def _entries(stage: StagePaths) -> list[tuple[Path, re.Match[str]]]:
-    if not stage.checkpoints.is_dir():
-        return []
-    return [(p, m) for p in stage.checkpoints.iterdir() if (m := _NAME.fullmatch(p.name)) and p.is_dir()]
-
-
-def _candidates(stage: StagePaths) -> list[tuple[int, Path]]:
-    """(step, folder), oldest first; one that stood aside counts where its successor did not arrive."""
-    found: dict[int, Path] = {}
-    for path, match in _entries(stage):
-        step = int(match[1])
-        if match[2] is None or (match[2] == "old" and step not in found):
-            found[step] = path
-    return sorted(found.items())
+        remove(old)
 
 
 # --- keeping house ------------------------------------------------------------------------------------------
@@ -266,7 +164,7 @@ def clean(stage: StagePaths) -> None:
 
     Only the attempt that is current may call this: nobody else writes here then.
     """
-    for path, match in _entries(stage):
+    for path, match in entries(stage):
         final = path.with_name(path.name.split(".")[0])
         if match[2] == "old" and not final.exists() and (path / COMMITTED).exists():
             os.rename(path, final)
@@ -295,8 +193,8 @@ def prune(stage: StagePaths, last: int, keep_steps: Collection[int] = ()) -> lis
     if not whole:
         return []
     removed = []
-    for step, path in _candidates(stage):
+    for step, path in candidates(stage):
         if step not in keep:
-            _remove(path)
+            remove(path)
             removed.append(step)
     return removed

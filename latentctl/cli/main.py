@@ -56,6 +56,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "JSON Schema of recipes and cluster profiles, for editors.",
     ),
     "clusters": ("Set up", "latentctl.cli.clusters", "List cluster profiles; test one."),
+    "gc": ("Set up", "latentctl.cli.gc", "Delete checkpoints that a later one replaces."),
     "devbox": ("Set up", "latentctl.cli.devbox", "A real Slurm on this machine, for tests and rehearsals."),
     "doctor": ("Set up", "latentctl.cli.doctor", "What this installation can do, and what is missing."),
 }
