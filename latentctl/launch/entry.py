@@ -16,7 +16,7 @@ from typing import Any
 
 from latentctl.launch import ranks, verdict
 from latentctl.launch.command import worker_command, worker_environment
-from latentctl.launch.sequel import Sequel, endings, left_out
+from latentctl.launch.sequel import Sequel, left_out, no_more
 from latentctl.launch.timing import Timing, lead
 from latentctl.launch.verdict import End, RankExit
 from latentctl.launch.worker_process import STOP_SIGNALS, WorkerProcess
@@ -232,11 +232,8 @@ class Task:
 
     def _judge(self, attempt: AttemptPaths, mine: RankExit) -> End:
         exits = self._collect(attempt, mine)
-        before = endings(self.paths, attempt.number)
-        left = int(self.plan.cluster.get("max_requeues", 20)) - (before.total() - before["retried"])
-        return verdict.judge(
-            self.paths, attempt, exits, size=self.place.size, requeues_left=left, lead=self.lead
-        )  # fmt: skip
+        enough = no_more(self.plan, self.job, self.paths, attempt)
+        return verdict.judge(self.paths, attempt, exits, size=self.place.size, no_more=enough, lead=self.lead)
 
     def _collect(self, attempt: AttemptPaths, mine: RankExit) -> dict[int, RankExit]:
         """The exits of all ranks, as far as they come in time."""

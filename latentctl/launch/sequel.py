@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from latentctl.launch.ranks import Place
 from latentctl.launch.verdict import End, RankExit
 from latentctl.record.adjust import halve_micro_batches
 from latentctl.record.atomic import try_read_json
+from latentctl.record.attempt import lengths
 from latentctl.record.nodes import exclude, excluded
 from latentctl.record.paths import AttemptPaths, JobPaths, RunPaths
 from latentctl.record.plan import JobPlan, Plan
@@ -40,6 +42,8 @@ class Sequel:
         if decision.rule is not None and end.kind == "unknown":  # its worker could not say
             end = replace(end, kind=decision.rule.kind, hint=end.hint or decision.rule.hint)
         words = decision.words
+        if decision.again and (why := spent(self.plan, self.job, job, attempt)):
+            return replace(end, message=f"{end.message}; not started again: {why}")
         if decision.again and decision.action == "smaller_micro_batch":
             smaller = halve_micro_batches(job, self._stages())
             if not smaller:
@@ -81,12 +85,38 @@ def left_out(run: RunPaths, plan: Plan) -> list[str]:
 def endings(job: JobPaths, number: int) -> Counter[str]:
     """How the attempts right before `number` ended that did not end the job: `requeued` by us, `retried`
     after a failure; `preempted` by the scheduler, also where they left no word."""
-    found: Counter[str] = Counter()
+    return Counter(how for _, how in _chain(job, number))
+
+
+def no_more(plan: Plan, job: JobPlan, paths: JobPaths, attempt: AttemptPaths) -> str | None:
+    """Why the job may not be requeued after this attempt: it was so often enough, or has used up its
+    GPU-hours. None: it may."""
+    before = endings(paths, attempt.number)
+    if before.total() - before["retried"] >= int(plan.cluster.get("max_requeues", 20)):
+        return "it was requeued as often as allowed"
+    return spent(plan, job, paths, attempt)
+
+
+def spent(plan: Plan, job: JobPlan, paths: JobPaths, attempt: AttemptPaths) -> str | None:
+    """In words, where the attempts up to this one have used the GPU-hours that the profile allows a job."""
+    allowed = plan.cluster.get("max_gpu_hours")
+    if allowed is None:
+        return None
+    chain = [attempt, *(before for before, _ in _chain(paths, attempt.number))]
+    marks = [
+        ((try_read_json(a.info) or {}).get("time"), (try_read_json(a.end) or {}).get("time")) for a in chain
+    ]
+    seconds = sum(s or 0.0 for s in lengths(marks[::-1]))
+    used = job.nodes * job.gpus_per_node * seconds / 3600
+    return f"it has used {used:.3g} of {allowed:g} GPU-hours" if used >= allowed else None
+
+
+def _chain(job: JobPaths, number: int) -> Iterator[tuple[AttemptPaths, str]]:
+    """The attempts right before `number` that did not end the job, newest first, and how they ended."""
     for paths in reversed(job.attempts()):
         if paths.number >= number:
             continue
         how = (try_read_json(paths.end) or {"exit": "preempted"})["exit"]
         if how not in ("requeued", "preempted", "retried"):
             break
-        found[how] += 1
-    return found
+        yield paths, how

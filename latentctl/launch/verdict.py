@@ -103,13 +103,14 @@ def judge(
     exits: Mapping[int, RankExit],
     *,
     size: int,
-    requeues_left: int,
+    no_more: str | None,
     lead: float,
 ) -> End:
     """The end of an attempt of `size` ranks from their exits and failure files.
 
     The job's result decides: it is written when every rank has done its work, so that what happens to a rank
-    afterwards does not matter. Then a failure wins, then a stop that came too late.
+    afterwards does not matter. Then a failure wins, then a stop that came too late. `no_more` says why the
+    job may not be started once more.
     """
     if succeeded(job, attempt):
         return End("succeeded")
@@ -121,7 +122,7 @@ def judge(
     if any(e.stopped in ("grace", "again") for e in exits.values()):
         return _too_slow(told, lead)
     if EXIT_REQUEUE in {e.code for e in exits.values()}:
-        return _wants_more(told, requeues_left)
+        return _wants_more(told, no_more)
     missing = sorted(set(range(size)) - set(exits))
     if missing:
         return failed("rank_lost", f"rank {_list(missing)} went away without a word",
@@ -141,14 +142,14 @@ def _too_slow(told: set[str], lead: float) -> End:
     return End("preempted", "preemption", "stopped by SIGTERM before a checkpoint was committed")
 
 
-def _wants_more(told: set[str], requeues_left: int) -> End:
+def _wants_more(told: set[str], no_more: str | None) -> End:
     if told == {"TERM"}:
         # Whoever sent a bare TERM (scancel, requeue, shutdown) has decided what follows; a requeue of ours
         # would bring a cancelled job back.
         return End("preempted", "preemption", "stopped by SIGTERM after a checkpoint")
-    if requeues_left <= 0:
-        text = "wanted to go on after a checkpoint, but was requeued as often as allowed"
-        hint = "raise max_requeues of the cluster profile, or resources.time; `latentctl retry` resumes"
+    if no_more is not None:
+        text = f"wanted to go on after a checkpoint, but {no_more}"
+        hint = "`latentctl retry` resumes it; max_requeues and max_gpu_hours of the profile are limits"
         return failed("requeue_limit", text, hint=hint)
     return End("requeued", message="checkpointed; wants more time")
 

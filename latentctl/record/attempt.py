@@ -5,6 +5,9 @@ The number is the fencing token: a lower one commits nothing.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from latentctl.record.atomic import try_read_json, write_json
@@ -76,6 +79,17 @@ def current(job: JobPaths) -> int:
     """The highest attempt, 0 before the first."""
     attempts = job.attempts()
     return attempts[-1].number if attempts else 0
+
+
+def lengths(marks: Sequence[tuple[str | None, str | None]]) -> list[float | None]:
+    """Seconds of a job's attempts, from when each began and ended, oldest first. One that ended without a
+    word lasted until the next began, the last one until now; None where the begin is not known."""
+    found: list[float | None] = []
+    for index, (begin, end) in enumerate(marks):
+        until = end or next((b for b, _ in marks[index + 1 :] if b), None)
+        stop = time.time() if until is None else datetime.fromisoformat(until).timestamp()
+        found.append(None if begin is None else max(0.0, stop - datetime.fromisoformat(begin).timestamp()))
+    return found
 
 
 def ensure_current(job: JobPaths, attempt: int) -> None:

@@ -15,7 +15,7 @@ _DO = {
     "code": "an error of the program: the traceback is in the logs",
     "out_of_memory": "ask for more memory or less work, and submit again",
     "timeout": "ask for more time (resources.time), or a larger signal_lead",
-    "requeue_limit": "ask for more time, or more requeues (max_requeues)",
+    "requeue_limit": "ask for more time; max_requeues and max_gpu_hours of the profile are limits",
     "disk": "make room, then retry",
     "data": "see whether the file or the server is there, then retry",
     "node": "retry; a node that broke is left out for a while",

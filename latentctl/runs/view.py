@@ -6,12 +6,13 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from latentctl.record import ledger
 from latentctl.record.atomic import try_read_json
+from latentctl.record.attempt import lengths
 from latentctl.record.journal import boot_id, process_start, read
 from latentctl.record.paths import JobPaths, RunPaths
 from latentctl.record.plan import JobPlan, Plan
@@ -37,7 +38,7 @@ class AttemptView:
     """The rule for failures that knew it."""
     host: str | None
     id: str | None
-    seconds: float | None
+    seconds: float | None = None
 
     def dump(self) -> dict[str, Any]:
         row = {**vars(self), "class": self.kind, "attempt": self.number}
@@ -173,7 +174,9 @@ def _job(
 ) -> JobView:
     paths = run.job(job.name)
     state, attempt, _ = fold(events, job.name)
-    attempts = [_attempt(paths, a.number) for a in paths.attempts()]
+    found = [_attempt(paths, a.number) for a in paths.attempts()]
+    seconds = lengths([(a.started, a.ended) for a in found])
+    attempts = [replace(a, seconds=s) for a, s in zip(found, seconds, strict=True)]
     attempt = max([attempt, *(a.number for a in attempts)])
     handle = ledger.last_submission(events, job.name)
     heartbeat = try_read_json(paths.heartbeat)
@@ -202,11 +205,10 @@ def _attempt(paths: JobPaths, number: int) -> AttemptView:
     at = paths.attempt(number)
     info = try_read_json(at.info) or {}
     end = try_read_json(at.end) or {}
-    started, ended = info.get("time"), end.get("time")
     return AttemptView(
         number=number,
-        started=started,
-        ended=ended,
+        started=info.get("time"),
+        ended=end.get("time"),
         exit=end.get("exit"),
         kind=end.get("class"),
         message=end.get("message"),
@@ -216,15 +218,7 @@ def _attempt(paths: JobPaths, number: int) -> AttemptView:
         rule=end.get("rule"),
         host=info.get("host"),
         id=info.get("id"),
-        seconds=_between(started, ended),
     )
-
-
-def _between(started: str | None, ended: str | None) -> float | None:
-    if started is None:
-        return None
-    begin = datetime.fromisoformat(started).timestamp()
-    return max(0.0, (datetime.fromisoformat(ended).timestamp() if ended else time.time()) - begin)
 
 
 def _age(heartbeat: dict[str, Any] | None) -> float | None:

@@ -57,6 +57,9 @@ class ClusterProfile(Spec):
     """USR2 comes so long before the limit: enough to write a checkpoint."""
     max_requeues: int = Field(default=20, ge=0)
     """So many attempts after the first."""
+    max_gpu_hours: float | None = Field(default=None, gt=0)
+    """A job whose attempts have used so many GPU-hours is not started again by itself; `latentctl retry`
+    begins a new count."""
     faults: FaultsSpec = Field(default_factory=FaultsSpec)
     """Which failures are tried again, how often, and where not."""
     modules: list[str] = Field(default_factory=list)

@@ -123,6 +123,19 @@ def test_requeues_are_capped(make_run: MakeRun) -> None:
     assert run.end("a")["class"] == "requeue_limit"
 
 
+def test_gpu_hours_are_capped(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTCTL_GPUS", "1")
+    behave = {"a": [["sleep", 0.2], ["requeue_below", 3]]}
+    spent = make_run(job("a", gpus=1), behave=behave, max_gpu_hours=0.3 / 3600).start_and_wait()
+    assert 1 <= len(spent.notes("a", "start")) <= 2
+    assert (spent.state("a"), spent.end("a")["class"]) == ("failed", "requeue_limit")
+    assert "of 8.33333e-05 GPU-hours" in spent.end("a")["message"]
+    enough = make_run(job("a", gpus=1), behave=behave, max_gpu_hours=1).start_and_wait()
+    assert enough.state("a") == "succeeded"
+    without = make_run(job("a"), behave=behave, max_gpu_hours=1e-9).start_and_wait()
+    assert without.state("a") == "succeeded"
+
+
 @pytest.mark.parametrize("order", [(0.0, 0.3), (0.3, 0.0)], ids=["cause-first", "consequence-first"])
 def test_a_failed_rank_stops_the_others_and_its_error_is_shown(make_run: MakeRun, order: tuple) -> None:
     behave = [

@@ -42,6 +42,15 @@ def test_it_is_given_up_after_the_last_retry_and_its_children_are_skipped(make_r
     assert (run.state("a"), run.state("b")) == ("failed", "skipped")
 
 
+def test_used_up_gpu_hours_end_the_retries(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTCTL_GPUS", "1")
+    made = make_run(job("a", gpus=1), behave={"a": [["kill_below", 3, [0]]]}, max_gpu_hours=1e-9)
+    run = with_rules(made).start_and_wait()
+    assert ends(run) == ["failed"]
+    assert "not started again: it has used" in run.end("a")["message"]
+    assert run.state("a") == "failed"
+
+
 @pytest.mark.parametrize(
     "how", [["user_error", None], ["code", "python_error"], ["data", "hub_offline"], ["odd", None]]
 )

@@ -32,7 +32,9 @@ def rank(number: int, code: int | None = 0, stopped: str | None = None, *signals
 
 def judge(job: JobPaths, attempt: AttemptPaths, *exits: RankExit, size: int = 0, left: int = 5) -> End:
     found = {e.rank: e for e in exits}
-    return verdict.judge(job, attempt, found, size=size or len(exits), requeues_left=left, lead=30)
+    return verdict.judge(
+        job, attempt, found, size=size or len(exits), no_more=None if left else "enough", lead=30
+    )
 
 
 def test_success_needs_the_result_of_this_attempt(job: JobPaths, attempt: AttemptPaths) -> None:

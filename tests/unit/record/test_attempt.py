@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from latentctl.record.atomic import read_json, write_json
-from latentctl.record.attempt import StaleAttempt, claim, current, ensure_current, find, has_ended, upcoming
+from latentctl.record.attempt import (
+    StaleAttempt,
+    claim,
+    current,
+    ensure_current,
+    find,
+    has_ended,
+    lengths,
+    upcoming,
+)
 from latentctl.record.journal import Journal
 from latentctl.record.paths import JobPaths, RunPaths
 
@@ -73,3 +82,12 @@ def test_the_next_number_outranks_what_the_journal_has_ended(job: JobPaths) -> N
     journal.append("cancelled", job="a", attempt=2)
     assert upcoming(job) == 3
     assert claim(job, "77:0", {}).number == 3
+
+
+def test_an_attempt_that_left_no_word_lasted_until_the_next() -> None:
+    at = "2026-01-01T00:00:{:02d}+00:00".format
+    marks = [(at(0), at(5)), (at(10), None), (None, None), (at(30), at(31)), (at(40), at(39))]
+    assert lengths(marks) == [5, 20, None, 1, 0]
+    (running,) = lengths([(at(0), None)])
+    assert running is not None
+    assert running > 86400
