@@ -178,7 +178,7 @@ def test_padding_and_order_of_rows_change_nothing(name: str) -> None:
     whole = gradient([all_items])
     assert float(whole.abs().max()) > 0
     alone = gradient([[item] for item in reversed(all_items)])
-    assert float((alone - whole).abs().max()) < 1e-5 * float(whole.abs().max())
+    assert float((alone - whole).abs().max()) < 3e-5 * float(whole.abs().max())
 
 
 def test_the_head_in_parts_gives_the_same_loss_and_gradient() -> None:
