@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from latentctl.cli import output
+from latentctl.errors import UserError
 from latentctl.launch.observe import observe
 from latentctl.record import checkpoint
 from latentctl.report.text import size
@@ -41,7 +42,13 @@ def gc(
     rows = []
     for found in garbage(seen.views, references(everything)):
         if not dry_run:
-            checkpoint.remove(found.path)
+            try:
+                checkpoint.remove(found.path)
+            except OSError as error:
+                raise UserError(
+                    f"cannot be deleted: {error.strerror}; {len(rows)} checkpoints were deleted before it",
+                    where=str(found.path),
+                ) from None
         rows.append({"run": found.run.id, "stage": found.stage, "step": found.step, "bytes": found.bytes})
     total = sum(r["bytes"] for r in rows)
     if as_json:
@@ -57,7 +64,9 @@ def gc(
         output.note(f"{run} is left alone: {why}")
     count = f"{len(rows)} checkpoint{'s' * (len(rows) != 1)}, {size(total)}"
     if not rows:
-        output.note("nothing to delete: every checkpoint is the newest of its stage, or is referred to")
+        output.note(
+            "nothing to delete: what is not the newest of its stage is referred to, or its job goes on"
+        )
     elif dry_run:
         output.note(f"{count} would be deleted")
         output.next_commands([(" ".join(["latentctl gc", *(runs or [])]), "delete them")])

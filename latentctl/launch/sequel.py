@@ -43,7 +43,8 @@ class Sequel:
             end = replace(end, kind=decision.rule.kind, hint=end.hint or decision.rule.hint)
         words = decision.words
         if decision.again and (why := spent(self.plan, self.job, job, attempt)):
-            return replace(end, message=f"{end.message}; not started again: {why}")
+            decision = replace(decision, action="stop")
+            words = f"not started again: {why}"
         if decision.again and decision.action == "smaller_micro_batch":
             smaller = halve_micro_batches(job, self._stages())
             if not smaller:

@@ -40,17 +40,15 @@ class Garbage:
 
 
 def references(runs: Iterable[RunPaths]) -> list[Reference]:
-    """Every step of a stage that a run of these is told to start from, to evaluate or to read."""
+    """Every step of a stage that a spec of these runs names, in whichever of its settings, or by its path."""
     found: list[Reference] = []
     for run in runs:
         experiment = (try_read_json(run.spec) or {}).get("experiment") or {}
-        stages = experiment.get("stages") or []
-        names = [s.get("name") for s in stages]
-        for stage in stages:
-            source = parse_source(stage.get("from") or "model", names)
-            if (source.which or "").isdecimal():
-                found.append(Reference(source.run or run.id, source.stage, int(source.which or 0)))
+        names = [s.get("name") for s in experiment.get("stages") or []]
         for text in _strings(experiment):
+            source = parse_source(text, names)
+            if source.which and source.which.isdecimal():
+                found.append(Reference(source.run or run.id, source.stage, int(source.which)))
             found += [Reference(m[1], m[2], int(m[3])) for m in _PATH.finditer(text)]
     return found
 
@@ -85,8 +83,8 @@ def _published(stage: StagePaths) -> set[Any]:
 
 def _size(folder: Path) -> int:
     """Bytes of the files that have no other name."""
-    sizes = [s for path in folder.rglob("*") if path.is_file() and (s := path.stat()).st_nlink == 1]
-    return sum(s.st_size for s in sizes)
+    found = (path.stat() for path in folder.rglob("*") if path.is_file())
+    return sum(s.st_size for s in found if s.st_nlink == 1)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -129,6 +129,16 @@ def test_what_another_run_names_stays(tmp_path: Path) -> None:
     assert gone(tmp_path) == [1]
 
 
+def test_what_another_setting_than_from_names_stays(tmp_path: Path) -> None:
+    """A divergence model, a data set: any setting may name a stage's checkpoint."""
+    first, second = run_of(tmp_path, "one"), run_of(tmp_path, "two")
+    save(stage_of(first), 1, 2, 3)
+    spec = json.loads(second.spec.read_text())
+    spec["experiment"]["stages"][0]["tree"] = {"divergence": f"run:{first.id}/sft@2"}
+    write_json(second.spec, spec)
+    assert gone(tmp_path) == [1]
+
+
 def test_only_the_runs_that_are_named_are_looked_at(tmp_path: Path) -> None:
     first, second = run_of(tmp_path, "one"), run_of(tmp_path, "two")
     for run in (first, second):
