@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from launch_harness import LocalRun, MakeRun, job
 
 from latentctl.faults.load import resolved
+from latentctl.launch.sequel import spent
 from latentctl.record.atomic import write_json
+from latentctl.record.paths import RunPaths
+from latentctl.record.plan import Plan
 
 
 def with_rules(run: LocalRun, retries: int = 3, **faults: Any) -> LocalRun:
@@ -110,3 +116,22 @@ def test_a_cancelled_job_that_fails_on_the_way_stays_cancelled(make_run: MakeRun
     run.wait(handles)
     assert run.state("a") == "cancelled"
     assert len(run.paths.job("a").attempts()) == 1
+
+
+def test_gpu_hours_count_every_attempt_since_the_job_last_ended(tmp_path: Path) -> None:
+    plan = Plan("run", "0" * 64, {"max_gpu_hours": 2.5}, [job("a", gpus=2)])
+    paths = RunPaths(tmp_path).job("a")
+    hours = {1: (0, 5, "failed"), 2: (10, 11, "requeued"), 3: (12, None, None), 4: (13, 13.5, "failed")}
+    for number, (begin, end, how) in hours.items():
+        at = paths.attempt(number)
+        at.root.mkdir(parents=True)
+        write_json(at.info, {"time": clock(begin)})
+        if end is not None:
+            write_json(at.end, {"time": clock(end), "exit": how})
+    assert spent(plan, plan.jobs[0], paths, paths.attempt(2)) is None
+    assert spent(plan, plan.jobs[0], paths, paths.attempt(4)) == "it has used 5 of 2.5 GPU-hours"
+    assert spent(replace(plan, cluster={}), plan.jobs[0], paths, paths.attempt(4)) is None
+
+
+def clock(hour: float) -> str:
+    return (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=hour)).isoformat()
