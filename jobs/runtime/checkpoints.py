@@ -2,7 +2,7 @@
 
 A checkpoint is filled in `step-000100.tmp-<attempt>`, its files are made durable, `COMMITTED` (who, when,
 which files of which size) is written last, and one rename gives it its name. Whatever is killed when,
-`latest` finds a whole one.
+`latentctl.record.checkpoint.latest` finds a whole one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,7 @@ from typing import Any
 
 from latentctl.record.atomic import fsync_dir, write_json
 from latentctl.record.attempt import ensure_current
-from latentctl.record.checkpoint import Checkpoint, candidates, entries, from_marker, remove
-from latentctl.record.checkpoint import Damaged as Damaged
-from latentctl.record.checkpoint import latest as latest
-from latentctl.record.checkpoint import load as load
-from latentctl.record.checkpoint import steps as steps
+from latentctl.record.checkpoint import Checkpoint, candidates, entries, from_marker, remove, steps
 from latentctl.record.journal import now
 from latentctl.record.paths import COMMITTED, JobPaths, StagePaths
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.runtime import checkpoints
 from jobs.runtime.errors import JobUserError
+from latentctl.record import checkpoint
 from latentctl.record.paths import RunPaths, StagePaths
 from latentctl.record.plan import Plan
 from latentctl.spec.stage import StageBase
@@ -113,9 +113,9 @@ def _step(producer: StagePaths, ref: _Reference, *, where: str) -> Path:
     if not tag.isdecimal():
         raise JobUserError(f"@{tag}: give @best or the number of a step", where=where)
     try:
-        found = checkpoints.load(producer.checkpoint(int(tag)))
-    except checkpoints.Damaged as exc:
-        kept = ", ".join(str(s) for s in checkpoints.steps(producer)) or "none"
+        found = checkpoint.load(producer.checkpoint(int(tag)))
+    except checkpoint.Damaged as exc:
+        kept = ", ".join(str(s) for s in checkpoint.steps(producer)) or "none"
         raise JobUserError(
             f"stage {ref.name} has no whole checkpoint of step {tag} ({exc}); whole: {kept}",
             where=where,

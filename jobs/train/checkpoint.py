@@ -11,12 +11,12 @@ from pathlib import Path
 from jobs.methods.protocol import StageContext
 from jobs.models.latent_file import read_latent
 from jobs.runtime import checkpoints, distributed, rng
-from jobs.runtime.checkpoints import Checkpoint
 from jobs.runtime.errors import JobUserError
 from jobs.train.engine import Engine
 from jobs.train.source import Source
 from jobs.train.state import TrainState
 from latentctl.record.atomic import try_read_json, write_json
+from latentctl.record.checkpoint import Checkpoint, latest, load
 from latentctl.record.paths import COMMITTED, StagePaths
 
 _LAYOUT = "layout.json"
@@ -42,12 +42,12 @@ class Checkpoints:
         if ctx.world.main:
             checkpoints.clean(ctx.paths)
         distributed.barrier()
-        found = checkpoints.latest(ctx.paths, self._hash)
+        found = latest(ctx.paths, self._hash)
         step = distributed.broadcast(found.step if found else None)
         if step is None:
             ctx.report.rewind(0)
             return None
-        found = checkpoints.load(ctx.paths.checkpoint(step), self._hash)
+        found = load(ctx.paths.checkpoint(step), self._hash)
         state = TrainState.load(found.path)
         self._check_world(found, state)
         self._engine.load(found.path / "engine")

@@ -48,12 +48,13 @@ class Light:
     def run(self) -> dict[str, Any]:
         from jobs.methods.protocol import Preempted
         from jobs.runtime import checkpoints, distributed
+        from latentctl.record.checkpoint import latest
 
         ctx, s = self.ctx, self.settings
         if ctx.world.main:
             checkpoints.clean(ctx.paths)
         distributed.barrier()
-        found = checkpoints.latest(ctx.paths, ctx.spec_hash)
+        found = latest(ctx.paths, ctx.spec_hash)
         begin = found.step if found else 0
         if found:
             ctx.report.rewind(begin)

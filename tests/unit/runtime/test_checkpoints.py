@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from jobs.runtime import checkpoints
-from jobs.runtime.checkpoints import Damaged, clean, commit, latest, prune, publish, steps
+from jobs.runtime.checkpoints import clean, commit, prune, publish
 from latentctl.record.attempt import StaleAttempt
+from latentctl.record.checkpoint import Damaged, latest, load, steps
 from latentctl.record.paths import COMMITTED, JobPaths, StagePaths
 
 SPEC = "a" * 64
@@ -107,7 +108,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(stage, capsys, dam
     assert found.step == 1
     assert says in capsys.readouterr().err
     with pytest.raises(Damaged, match=says):
-        checkpoints.load(stage.checkpoint(2), SPEC)
+        load(stage.checkpoint(2), SPEC)
 
 
 def test_a_checkpoint_of_another_spec_is_passed_over(stage, capsys):
