@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def commit(
     nothing was committed.
     """
     wait = barrier or (lambda: None)
+    began = time.monotonic()
     tmp = prepare(stage, step, attempt) if rank == 0 else _tmp(stage, step, attempt)
     try:
         wait()
@@ -56,7 +58,7 @@ def commit(
             seal(tmp)
             wait()
         if rank == 0:
-            finish(stage, step, attempt, spec_hash, extra)
+            finish(stage, step, attempt, spec_hash, extra, began)
     except BaseException:
         if rank == 0:
             shutil.rmtree(tmp, ignore_errors=True)
@@ -74,9 +76,15 @@ def prepare(stage: StagePaths, step: int, attempt: int) -> Path:
 
 
 def finish(
-    stage: StagePaths, step: int, attempt: int, spec_hash: str, extra: dict[str, Any] | None = None
+    stage: StagePaths,
+    step: int,
+    attempt: int,
+    spec_hash: str,
+    extra: dict[str, Any] | None,
+    began: float,
 ) -> Checkpoint:
-    """Rank 0, after every process has filled and sealed its files: commit what `prepare` gave."""
+    """Rank 0, after every process has filled and sealed its files: commit what `prepare` gave, at `began` of
+    the monotonic clock."""
     tmp, final = _tmp(stage, step, attempt), stage.checkpoint(step)
     files = seal(tmp)
     ensure_current(_job(stage), attempt)
@@ -86,6 +94,7 @@ def finish(
         "attempt": attempt,
         "spec_hash": spec_hash,
         "time": now(),
+        "seconds": round(time.monotonic() - began, 3),
         "extra": extra or {},
         "files": files,
     }

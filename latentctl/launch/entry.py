@@ -22,6 +22,7 @@ from latentctl.launch.verdict import End, RankExit
 from latentctl.launch.worker_process import STOP_SIGNALS, WorkerProcess
 from latentctl.record import attempt as attempts
 from latentctl.record.atomic import try_read_json
+from latentctl.record.checkpoint import longest
 from latentctl.record.journal import Journal, boot_id, process_start
 from latentctl.record.paths import AttemptPaths, RunPaths
 from latentctl.record.plan import EXIT_REQUEUE, JobPlan, Plan
@@ -45,6 +46,10 @@ class Signals:
 
     def _note(self, number: int, _frame: Any) -> None:
         self.noted.append((time.monotonic(), signal.Signals(number)))
+
+    def time_is_up(self) -> None:
+        """As if the scheduler had sent the signal for the time limit."""
+        self._note(signal.SIGUSR2, None)
 
     @property
     def names(self) -> list[str]:
@@ -94,6 +99,7 @@ class Task:
         self.timing = Timing.from_environment()
         self.journal = Journal(run.journal)
         self.lead = lead(self.plan, self.job)
+        self.began = time.monotonic() - ranks.since_begin(self.place)
 
     def run(self) -> None:
         refusal = self._refusal()
@@ -211,6 +217,8 @@ class Task:
                 return force
             if time.monotonic() >= look:
                 look = time.monotonic() + self.timing.watch
+                if self.place.rank == 0 and not self.signals.noted:
+                    self._reckon()
                 attempts.ensure_current(self.paths, attempt.number)
                 _require(self.run_paths)
                 others = verdict.failed_elsewhere(attempt, self.place.rank)
@@ -220,6 +228,16 @@ class Task:
                     return None if worker.ended() else "peer"
             time.sleep(self.timing.poll)
         return None
+
+    def _reckon(self) -> None:
+        """Rank 0: checkpoints of this job may take longer than the scheduler's signal allows for, which was
+        set when the job was submitted. All ranks stop when one is told."""
+        left = self.began + self.job.time_s - time.monotonic()
+        if left > self.job.time_s / 2:  # no lead is longer
+            return
+        self.lead = lead(self.plan, self.job, checkpoint=longest(self.paths))
+        if left < self.lead:
+            self.signals.time_is_up()
 
     def _cannot_start(self, attempt: AttemptPaths, error: OSError) -> None:
         text = f"cannot start the worker with {self.job.interpreter}: {error.strerror}"

@@ -6,11 +6,15 @@ import os
 import random
 import re
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from latentctl.record.journal import boot_id, process_start
+
+BEGAN = "LATENTCTL_BEGAN"
+"""Seconds since 1970 at which the batch script began; the task of rank 0 runs on the same node."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,12 @@ def _slurm(env: Mapping[str, str]) -> Place:
         - 1)], nodes=nodes, host=env.get("SLURMD_NODENAME") or socket.gethostname(),
         key=f"slurm:{env.get('SLURM_CLUSTER_NAME', '')}:{raw}:{restarts}:{started}",
     )  # fmt: skip
+
+
+def since_begin(place: Place, env: Mapping[str, str] = os.environ) -> float:
+    """Seconds that the job has run already: modules may take a minute. Its batch script noted the begin."""
+    began = env.get(BEGAN) if place.scheduler == "slurm" else None
+    return max(0.0, time.time() - float(began)) if began else 0.0
 
 
 def tasks_per_node(text: str) -> list[int]:

@@ -17,6 +17,7 @@ from submitit.slurm import slurm as submitit_slurm
 
 from latentctl.errors import UserError
 from latentctl.launch import container
+from latentctl.launch.ranks import BEGAN
 from latentctl.launch.slurm_client import SlurmClient
 from latentctl.launch.timing import lead
 from latentctl.record.nodes import excluded
@@ -173,7 +174,8 @@ def _setup(run: RunPaths, profile: ClusterProfile) -> list[str]:
     """Shell lines before srun: modules, the profile's lines, and the snapshot as the only code."""
     lines = [
         "# from the submitting shell: "
-        + ", ".join((*KEPT, *(f"{p}*" for p in KEPT_PREFIXES), *profile.pass_env))
+        + ", ".join((*KEPT, *(f"{p}*" for p in KEPT_PREFIXES), *profile.pass_env)),
+        f"export {BEGAN}=$(date +%s)",
     ]
     if profile.modules:
         lines += [

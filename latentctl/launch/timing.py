@@ -35,6 +35,10 @@ class Timing:
         return Timing(**{f: float(v) for f, v in given.items() if v})
 
 
-def lead(plan: Plan, job: JobPlan) -> float:
-    """USR2 comes so many seconds before the time limit; a short job keeps half of its time for work."""
-    return min(float(plan.cluster.get("signal_lead", 120)), job.time_s / 2)
+def lead(plan: Plan, job: JobPlan, *, checkpoint: float = 0.0) -> float:
+    """USR2 comes so many seconds before the time limit: `signal_lead` of the profile, or three times what a
+    `checkpoint` of the job took, for the step that is under way and for a disk that is busier than then.
+
+    A short job keeps half of its time for work.
+    """
+    return min(max(float(plan.cluster.get("signal_lead", 120)), 3 * checkpoint), job.time_s / 2)

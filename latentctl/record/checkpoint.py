@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentctl.record.atomic import fsync_dir, read_json
-from latentctl.record.paths import COMMITTED, StagePaths
+from latentctl.record.atomic import fsync_dir, read_json, try_read_json
+from latentctl.record.paths import COMMITTED, JobPaths, StagePaths
 
 _NAME = re.compile(r"step-(\d+)(?:\.(tmp|old)-(\d+))?")
 
@@ -31,6 +31,8 @@ class Checkpoint:
     time: str
     extra: dict[str, Any]
     """What the method told `commit`: JSON."""
+    seconds: float = 0.0
+    """How long it took to write."""
 
     @property
     def model(self) -> Path:
@@ -83,6 +85,13 @@ def whole(stage: StagePaths) -> list[Checkpoint]:
     return found
 
 
+def longest(job: JobPaths) -> float:
+    """Seconds that the slowest of the job's checkpoints took to write, 0 before the first."""
+    folders = (path for stage in job.stages() for _, path in candidates(stage))
+    markers = (try_read_json(path / COMMITTED) or {} for path in folders)
+    return max((float(marker.get("seconds", 0.0)) for marker in markers), default=0.0)
+
+
 def steps(stage: StagePaths) -> list[int]:
     """Steps of the whole checkpoints, oldest first."""
     return [found.step for found in whole(stage)]
@@ -97,6 +106,7 @@ def from_marker(path: Path, marker: dict[str, Any]) -> Checkpoint:
         spec_hash=marker["spec_hash"],
         time=marker["time"],
         extra=marker["extra"],
+        seconds=float(marker.get("seconds", 0.0)),
     )
 
 

@@ -161,6 +161,10 @@ class JobPaths:
     def stage(self, name: str) -> StagePaths:
         return StagePaths(self.root / "stages" / name)
 
+    def stages(self) -> list[StagePaths]:
+        """Those that have begun."""
+        return [StagePaths(path) for path in sorted(self.root.glob("stages/*"))]
+
 
 @dataclass(frozen=True)
 class RunPaths:

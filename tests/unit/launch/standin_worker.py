@@ -83,6 +83,10 @@ def act(word: str, *args: object) -> None:
     elif word == "checkpoint" and told:  # commits a checkpoint and wants more time, if told to stop
         note("checkpoint", told=told)
         sys.exit(85)
+    elif word == "commit":  # one of the given step, which took so many seconds to write
+        step = here / "stages" / "s" / "checkpoints" / f"step-{args[0]:06d}"
+        step.mkdir(parents=True, exist_ok=True)
+        replace(step / "COMMITTED", {"seconds": args[1]})
     elif word == "requeue_below" and attempt < args[0]:
         note("checkpoint")
         sys.exit(85)

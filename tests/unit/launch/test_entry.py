@@ -107,6 +107,27 @@ def test_ranks_meet_through_the_attempt(make_run: MakeRun, slurm) -> None:
     assert run.state("a") == "succeeded"
 
 
+def test_a_long_checkpoint_is_asked_for_earlier_than_the_scheduler_does(make_run: MakeRun, slurm) -> None:
+    """Begun 50 s ago with a limit of 60 s: of checkpoints that take 4 s there is time for now, not later."""
+    behave = {"a": [["commit", 1, 4.0], ["sleep", 8], ["checkpoint"]]}
+    run = make_run(job("a", time_s=60), behave=behave, signal_lead=2)
+    begin = time.monotonic()
+    step = slurm(run, "a", LATENTCTL_BEGAN=str(time.time() - 50), LATENTCTL_REQUEUE_KILL_S="0")
+    assert step.codes() == [85]
+    assert run.notes("a", "checkpoint")[0]["told"] == ["SIGUSR2"]
+    assert time.monotonic() - begin < 8  # the signal of the profile would come a second before the end
+    assert run.end("a")["exit"] == "requeued" and step.requeues()
+
+
+@pytest.mark.parametrize(("age", "seconds"), [(50, 2.0), (20, 9.0), (50, None)])
+def test_without_need_nothing_is_asked_for_earlier(make_run: MakeRun, slurm, age: int, seconds) -> None:
+    """There is time for three such checkpoints, half of the limit is left, or nothing was measured."""
+    commit = [["commit", 1, seconds]] if seconds is not None else []
+    run = make_run(job("a", time_s=60), behave={"a": [*commit, ["sleep", 1], ["checkpoint"]]}, signal_lead=2)
+    assert slurm(run, "a", LATENTCTL_BEGAN=str(time.time() - age), LATENTCTL_WATCH_S="0.1").codes() == [0]
+    assert not run.notes("a", "checkpoint")
+
+
 SHARED_OUT = [
     ("0,1,2,3", 2, ["0,1", "2,3"]),
     ("4,5,6,7", 1, ["4", "5", "6", "7"]),

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from latentctl.record.journal import VERSION, Journal, process_start, read
 
 WRITER = """
@@ -24,10 +26,11 @@ for i in range(100000):
 """
 
 
-def test_kill_9_at_random_moments_loses_no_acknowledged_event(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [12, pytest.param(300, marks=pytest.mark.slow)])
+def test_kill_9_at_random_moments_loses_no_acknowledged_event(tmp_path: Path, kills: int) -> None:
     rng = random.Random(7)
     acknowledged: dict[int, int] = {}
-    for _ in range(12):
+    for _ in range(kills):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
         )
@@ -37,10 +40,11 @@ def test_kill_9_at_random_moments_loses_no_acknowledged_event(tmp_path: Path) ->
         os.kill(writer.pid, signal.SIGKILL)
         acknowledged[writer.pid] = int(([0, *writer.stdout.read().split()])[-1])
         writer.wait()
-    assert len(list(tmp_path.iterdir())) == 12
+    assert len(list(tmp_path.iterdir())) == len(acknowledged) == kills
     found: dict[str, list[int]] = {}
     for path in tmp_path.iterdir():
         found[path.name.split("-")[-2]] = [e["n"] for e in _rows(path)]
+    assert sum(map(len, found.values())) == sum(1 for _ in read(tmp_path))
     for pid, last in acknowledged.items():
         assert found[str(pid)] == list(range(len(found[str(pid)])))
         assert len(found[str(pid)]) >= last + 1
@@ -71,14 +75,15 @@ def test_lines_that_are_not_events_are_left_out(tmp_path: Path) -> None:
     assert [e["event"] for e in read(tmp_path)] == ["good"]
 
 
-def test_many_writers_lose_nothing(tmp_path: Path) -> None:
-    code = WRITER.replace("100000", "60")
+@pytest.mark.parametrize(("count", "each"), [(8, 60), pytest.param(50, 1000, marks=pytest.mark.slow)])
+def test_many_writers_lose_nothing(tmp_path: Path, count: int, each: int) -> None:
+    code = WRITER.replace("100000", str(each))
     writers = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.DEVNULL)
-        for _ in range(8)
+        for _ in range(count)
     ]
-    assert [w.wait() for w in writers] == [0] * 8
-    assert len(list(read(tmp_path))) == 8 * 60
+    assert [w.wait() for w in writers] == [0] * count
+    assert sorted(e["n"] for e in read(tmp_path)) == sorted(list(range(each)) * count)
 
 
 def test_an_event_carries_what_is_needed_to_fold_it(tmp_path: Path) -> None:

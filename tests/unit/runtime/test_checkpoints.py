@@ -19,7 +19,7 @@ import pytest
 from jobs.runtime import checkpoints
 from jobs.runtime.checkpoints import clean, commit, prune, publish
 from latentctl.record.attempt import StaleAttempt
-from latentctl.record.checkpoint import Damaged, latest, load, steps
+from latentctl.record.checkpoint import Damaged, latest, load, longest, steps
 from latentctl.record.paths import COMMITTED, JobPaths, StagePaths
 
 SPEC = "a" * 64
@@ -67,6 +67,17 @@ def test_what_was_committed_is_found(stage):
     assert is_whole(found)
     assert names(stage) == ["step-000005", "step-000100"]
     assert found.model == found.path / "model"
+
+
+def test_it_says_how_long_it_took(stage):
+    """All of it, up to the marker: the lead of the signal before a time limit follows from the longest."""
+    assert longest(JobPaths(stage.root.parent.parent)) == 0
+    for step, seconds in ((1, 0.3), (2, 0.05)):
+        commit(stage, step, 1, SPEC, lambda folder, s=seconds: time.sleep(s))
+    (stage.checkpoints / "step-000003").mkdir()  # half-written
+    found = latest(stage, SPEC)
+    assert found is not None and 0.05 <= found.seconds < 0.3
+    assert 0.3 <= longest(JobPaths(stage.root.parent.parent)) < 3
 
 
 def test_a_step_beyond_six_digits_is_still_the_newest(stage):
