@@ -116,7 +116,8 @@ def test_a_long_checkpoint_is_asked_for_earlier_than_the_scheduler_does(make_run
     assert step.codes() == [85]
     assert run.notes("a", "checkpoint")[0]["told"] == ["SIGUSR2"]
     assert time.monotonic() - begin < 8  # the signal of the profile would come a second before the end
-    assert run.end("a")["exit"] == "requeued" and step.requeues()
+    assert run.end("a")["exit"] == "requeued"
+    assert step.requeues()
 
 
 @pytest.mark.parametrize(("age", "seconds"), [(50, 2.0), (20, 9.0), (50, None)])
