@@ -149,6 +149,7 @@ class Serve:
             server.check()
             if time.monotonic() - counted > _COUNT_S:
                 counted = time.monotonic()
+                ctx.report.alive(int(counted))  # nobody may ask for hours
                 before, answered = answered, server.requests() or answered
                 if answered != before or counted - said > _SAY_S:
                     said = counted

@@ -76,6 +76,7 @@ class Share:
     def on_step(self, tokens: int) -> bool:
         """After each decoding step. True: stop."""
         self._tokens = tokens
+        self.ctx.report.alive(tokens)
         if time.monotonic() - self._ticked < _TICK_S:
             return self.ctx.stop.set
         self._ticked = time.monotonic()

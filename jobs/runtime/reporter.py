@@ -2,7 +2,7 @@
 
 A full disk or a network file system that hiccups is noted on stderr, and the work goes on; one that hangs
 holds up the heartbeat's own thread, not the work. (Results and checkpoints are another matter: those raise.)
-Only rank 0 writes. Free of torch.
+Only rank 0 writes; every rank has a pulse (`latentctl.record.pulse`). Free of torch.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from latentctl.record.atomic import write_json
 from latentctl.record.attempt import StaleAttempt, ensure_current
 from latentctl.record.journal import Journal, now
 from latentctl.record.paths import JobPaths
+from latentctl.record.pulse import PULSE, Beat, Pulse
 
 if TYPE_CHECKING:
     from jobs.runtime.wandb import WandbSink
@@ -82,12 +83,25 @@ class Reporter:
         self._thread: threading.Thread | None = None
         self._said = time.monotonic()
         self._total: int | None = None
+        self._pulse = Pulse(os.environ.get(PULSE))
+        self._at = Beat(stage, 0, "step", 0)
+        self._pulse.tell(self._at)
+
+    def alive(self, work: int) -> None:
+        """The work goes on between two steps: `work` is anything that grows, such as a count of tokens.
+
+        On every rank; for the entry, which ends a job that stands still.
+        """
+        self._at = self._at._replace(work=work)
+        self._pulse.tell(self._at)
 
     def progress(self, step: int, total: int | None, unit: str = "step", **metrics: Any) -> None:
         """How far the stage is: `step` of `total` (None: not known).
 
         Reaches heartbeat.json at once the first time, then within a second, and at the end of the stage.
         """
+        self._at = Beat(self.stage, step, unit, self._at.work)
+        self._pulse.tell(self._at)
         if not self._main:
             return
         with self._careful("heartbeat.json"):

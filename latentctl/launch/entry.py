@@ -16,6 +16,7 @@ from typing import Any
 
 from latentctl.launch import ranks, verdict
 from latentctl.launch.command import worker_command, worker_environment
+from latentctl.launch.hang import HangWatch, hang_after
 from latentctl.launch.sequel import Sequel, left_out, no_more
 from latentctl.launch.timing import Timing, lead
 from latentctl.launch.verdict import End, RankExit
@@ -178,29 +179,33 @@ class Task:
     def _work(self, attempt: AttemptPaths) -> RankExit:
         """Run the worker to its end. Leaves a failure file where it failed by its own."""
         rank = self.place.rank
+        meeting = try_read_json(attempt.info) or {}
+        env = worker_environment(self.run_paths, self.plan, self.job, self.place, meeting)
+        watch = HangWatch(attempt, self.place, hang_after(self.plan))
         try:
             worker = WorkerProcess(
                 worker_command(self.run_paths, self.plan, self.job, attempt.number),
-                env=worker_environment(self.run_paths, self.plan, self.job, self.place,
-                try_read_json(attempt.info) or {}), cwd=self.run_paths.root, out=attempt.stdout(rank),
+                env=env | watch.environment, cwd=self.run_paths.root, out=attempt.stdout(rank),
                 err=attempt.stderr(rank),
             )  # fmt: skip
         except OSError as error:
+            watch.close()
             _require(self.run_paths)
             self._cannot_start(attempt, error)
             return RankExit(rank, None, None, self.signals.names, self._host())
         try:
-            stopped = self._watch(attempt, worker)
+            stopped = self._watch(attempt, worker, watch)
         finally:
             worker.kill()
             code = worker.reap()
+            watch.close()
         if stopped is None and -code in STOP_SIGNALS and self.signals.names:
             code = EXIT_REQUEUE  # told to stop before it could listen: nothing is lost
         if stopped is None and code not in (0, EXIT_REQUEUE):
             self._write(lambda: verdict.write_failure(attempt, rank, code))
         return RankExit(rank, code, stopped, self.signals.names, self._host())
 
-    def _watch(self, attempt: AttemptPaths, worker: WorkerProcess) -> str | None:
+    def _watch(self, attempt: AttemptPaths, worker: WorkerProcess, hang: HangWatch) -> str | None:
         """Wait for the worker, hand signals on, and see whether it must stop.
 
         Returns why it has to be killed.
@@ -219,6 +224,8 @@ class Task:
                 look = time.monotonic() + self.timing.watch
                 if self.place.rank == 0 and not self.signals.noted:
                     self._reckon()
+                if not self.signals.noted and self._hangs(attempt, worker, hang):
+                    return "hang"
                 attempts.ensure_current(self.paths, attempt.number)
                 _require(self.run_paths)
                 others = verdict.failed_elsewhere(attempt, self.place.rank)
@@ -228,6 +235,21 @@ class Task:
                     return None if worker.ended() else "peer"
             time.sleep(self.timing.poll)
         return None
+
+    def _hangs(self, attempt: AttemptPaths, worker: WorkerProcess, hang: HangWatch) -> bool:
+        """True on rank 0 where no rank goes on any more; why is written down then."""
+        try:
+            found = hang.look(worker)
+        except OSError as error:
+            _say(f"whether the job hangs cannot be told: {error}")
+            return False
+        if found is None:
+            return False
+        rank, text, lines = found
+        self._write(
+            lambda: verdict.save_failure(attempt, rank, kind="hang", message=text, hint=None, evidence=lines)
+        )
+        return True
 
     def _reckon(self) -> None:
         """Rank 0: checkpoints of this job may take longer than the scheduler's signal allows for, which was

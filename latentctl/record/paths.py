@@ -108,6 +108,10 @@ class AttemptPaths:
     def failures(self) -> list[Path]:
         return sorted(self.root.glob("failure-*.json"))
 
+    def still(self, rank: int) -> Path:
+        """Where this rank stood when it no longer went on; written by its entry."""
+        return self.root / f"still-{rank:05d}.json"
+
     def rank_exit(self, rank: int) -> Path:
         """How this rank's worker ended; written by its entry. Rank 0 waits for all of them."""
         return self.root / f"exit-{rank:05d}.json"

@@ -19,6 +19,7 @@ _DO = {
     "disk": "make room, then retry",
     "data": "see whether the file or the server is there, then retry",
     "node": "retry; a node that broke is left out for a while",
+    "hang": "look at the stacks in still-<rank>.json of the attempt, then retry",
     "nccl": "see what each rank wrote last, then retry",
 }
 _EVIDENCE = 8

@@ -60,6 +60,9 @@ class ClusterProfile(Spec):
     max_gpu_hours: float | None = Field(default=None, gt=0)
     """A job whose attempts have used so many GPU-hours is not started again by itself; `latentctl retry`
     begins a new count."""
+    hang_after: Duration | None = 3600
+    """A job of which no rank does another step, or token, for so long is ended, with the stacks of all ranks;
+    the rules for failures start it again. null: never."""
     faults: FaultsSpec = Field(default_factory=FaultsSpec)
     """Which failures are tried again, how often, and where not."""
     modules: list[str] = Field(default_factory=list)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import TINY, Cli, losses, make_cli, wait_until
+from tests.e2e.conftest import REPO, TINY, Cli, losses, make_cli, processes_of, wait_until
 
 pytestmark = [pytest.mark.heavy]
 
@@ -63,3 +65,36 @@ def test_usr2_requeues_a_training_that_resumes_with_the_same_losses(cli: Cli) ->
     ends = [json.loads(p.read_text())["exit"] for p in sorted(run.glob("jobs/*/attempts/*/end.json"))]
     assert ends == ["requeued", "succeeded"]
     assert losses(cli, "broken-*") == losses(cli, "whole-*")
+
+
+@pytest.mark.slow
+def test_a_stopped_rank_is_named_and_the_next_attempt_has_the_same_losses(cli: Cli, tmp_path: Path) -> None:
+    """One of four processes is stopped by a signal; the others wait for it in a collective, without end."""
+    profile = (REPO / "cluster" / "devbox.yaml").read_text().replace("signal_lead: 20s", "hang_after: 25s")
+    (tmp_path / "impatient.yaml").write_text(profile.replace("name: devbox", "name: impatient"))
+    args = ("--set", "train.steps=40", "--set", "train.save_every=10")
+    cli("submit", cli.recipe(WIDE), "--name", "whole", "--wait", "--cluster", "devbox", *args, timeout=280)
+    cli("submit", "tiny.yaml", "--name", "stuck", "--cluster", str(tmp_path / "impatient.yaml"), *args)
+    metrics = "stuck-*/jobs/*/metrics.jsonl"
+    wait_until(
+        lambda: any(len(p.read_text().splitlines()) > 12 for p in cli.runs.glob(metrics)), 120, every=0.02
+    )
+    run = next(cli.runs.glob("stuck-*"))
+    (third,) = [p for p in processes_of(str(run), "jobs.worker") if b"\0RANK=2\0" in environment_of(p)]
+    os.kill(third, signal.SIGSTOP)
+    wait_until(lambda: cli("status", run.name, "--exit-code", code=None).code == 0, 240, every=1)
+    first, second = [json.loads(p.read_text()) for p in sorted(run.glob("jobs/*/attempts/*/end.json"))]
+    assert (first["exit"], first["class"], first["rank"], second["exit"]) == (
+        "retried",
+        "hang",
+        2,
+        "succeeded",
+    )
+    assert "rank 2 is stuck in no answer: it was stopped by a signal, the others wait" in first["message"]
+    waiting = [json.loads(p.read_text()) for p in sorted(run.glob("jobs/*/attempts/1/still-*.json"))]
+    assert [w["waits"] for w in waiting] == [True, True, False, True]
+    assert losses(cli, "stuck-*") == losses(cli, "whole-*")
+
+
+def environment_of(pid: int) -> bytes:
+    return b"\0" + Path(f"/proc/{pid}/environ").read_bytes()

@@ -90,12 +90,16 @@ def _engine(
     changes: Changes,
     own: Any = None,
 ) -> Engine:
+    def on_step(tokens: int) -> bool:
+        ctx.report.alive(tokens)
+        return ctx.stop.set
+
     engine = open_engine(
         ctx,
         settings,
         tokenizer,
         samples,
-        lambda tokens: ctx.stop.set,
+        on_step,
         own=own,
         changes=changes,
         tempered=settings.temperature != 1.0,

@@ -3,6 +3,7 @@
 A job's behaviour is a list of steps like ["sleep", 1]; at the end it writes the result and exits with 0.
 """
 
+import faulthandler
 import fcntl
 import json
 import os
@@ -28,6 +29,7 @@ SHOWN = (
     "OMP_NUM_THREADS",
     "GOMP_SPINCOUNT",
 )
+SHOWN += ("LATENTCTL_PULSE",)
 SHOWN += ("LATENTCTL_DATA_DIR", "FROM_PROFILE", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 
 
@@ -63,6 +65,19 @@ def sleep(seconds: float) -> None:
         time.sleep(0.01)
 
 
+def pulse(step: int, work: int = 0) -> None:
+    if path := os.environ.get("LATENTCTL_PULSE"):
+        Path(path).write_text(json.dumps(["sft", step, "step", work]))
+
+
+def stuck() -> None:
+    time.sleep(600)
+
+
+def wait_for_others() -> None:
+    time.sleep(0.5)
+
+
 def fail(message: str, primary: bool, kind: str = "code", rule: str | None = None) -> None:
     row = {
         "class": kind,
@@ -87,6 +102,26 @@ def act(word: str, *args: object) -> None:
         step = here / "stages" / "s" / "checkpoints" / f"step-{args[0]:06d}"
         step.mkdir(parents=True, exist_ok=True)
         replace(step / "COMMITTED", {"seconds": args[1]})
+    elif word == "hang_below" and attempt < args[0]:  # from step 3 on, on one rank; the others wait for it
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        for number in range(1, 4):
+            pulse(number)
+        if rank == args[1]:
+            stuck()
+        for _ in range(200):
+            print("still here", file=sys.stderr, flush=True)
+            wait_for_others()
+    elif word == "hang_for":
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        pulse(1)
+        time.sleep(args[0])
+    elif word == "only" and rank == args[0]:
+        act(*args[1:])
+    elif word == "pulses":  # with or without work between two steps
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        for work in range(args[0]):
+            pulse(1, work)
+            time.sleep(0.1)
     elif word == "requeue_below" and attempt < args[0]:
         note("checkpoint")
         sys.exit(85)
