@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from latentctl.launch import ranks, verdict
+from latentctl.launch import news, ranks, verdict
 from latentctl.launch.command import worker_command, worker_environment
 from latentctl.launch.hang import HangWatch, hang_after
 from latentctl.launch.sequel import Sequel, left_out, no_more
@@ -315,6 +315,7 @@ class Task:
     def _record(self, attempt: AttemptPaths, end: End) -> None:
         self._write(lambda: end.save(attempt))
         self._write(lambda: end.announce(self.journal, self.job.name, attempt.number))
+        news.tell(self.run_paths, self.plan, self.job.name, attempt.number, end)
 
     def _requeue(self, attempt: AttemptPaths, wanted: End) -> None:
         """Ask Slurm for another start; locally the supervisor reads it in end.json. Returns only never."""

@@ -101,7 +101,7 @@ class LocalExecutor:
         Raises UserError with its last words where it does not.
         """
         run.supervisor_log.parent.mkdir(parents=True, exist_ok=True)
-        env = {**job_environment(self.profile.pass_env), "PYTHONPATH": str(run.code), "PYTHONSAFEPATH": "1"}
+        env = {**job_environment(self.profile.passed), "PYTHONPATH": str(run.code), "PYTHONSAFEPATH": "1"}
         with open(run.supervisor_log, "ab") as log:
             size = log.tell()
             child = subprocess.Popen(

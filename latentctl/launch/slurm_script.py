@@ -60,6 +60,9 @@ OURS = frozenset(
 """sbatch flags that come from the recipe, from other fields of the profile, or from latentctl itself."""
 
 
+_MAILS = {"failed": "FAIL", "finished": "END", "retried": "REQUEUE"}
+
+
 def job_name(run: RunPaths, job: str) -> str:
     """Name and comment of a job at Slurm: what finds it again when its id was lost."""
     return f"{run.id}/{job}"
@@ -107,7 +110,7 @@ def submission(
 
 def environment(profile: ClusterProfile, client: SlurmClient) -> dict[str, str]:
     """What sbatch sees, and hands on to the job."""
-    named = set(profile.pass_env)
+    named = set(profile.passed)
     seen = client.environment()
     return {k: v for k, v in seen.items() if k in KEPT or k in named or k.startswith(KEPT_PREFIXES)}
 
@@ -150,6 +153,9 @@ def _further(run: RunPaths, profile: ClusterProfile, *, signal_lead: int) -> dic
         "kill-on-invalid-dep": "yes",  # a child whose parent failed would wait for ever
         "chdir": str(run.root),
     }
+    if profile.notify is not None and profile.notify.mail is not None:
+        flags["mail-user"] = profile.notify.mail
+        flags["mail-type"] = ",".join(_MAILS[event] for event in profile.notify.on)
     left_out = sorted(excluded(run.root.parent, profile.name))
     for key, value in profile.sbatch.items():
         flag = key.lstrip("-").replace("_", "-")
@@ -174,7 +180,7 @@ def _setup(run: RunPaths, profile: ClusterProfile) -> list[str]:
     """Shell lines before srun: modules, the profile's lines, and the snapshot as the only code."""
     lines = [
         "# from the submitting shell: "
-        + ", ".join((*KEPT, *(f"{p}*" for p in KEPT_PREFIXES), *profile.pass_env)),
+        + ", ".join((*KEPT, *(f"{p}*" for p in KEPT_PREFIXES), *profile.passed)),
         f"export {BEGAN}=$(date +%s)",
     ]
     if profile.modules:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentctl.launch import gpus, ranks, verdict
+from latentctl.launch import gpus, news, ranks, verdict
 from latentctl.launch.entry import entry
 from latentctl.launch.leases import Machine, Ticket, state_dir
 from latentctl.launch.processes import ENTRY_MARK, JOB_MARK, RUN_MARK, children, end_all, of_run, send
@@ -225,7 +225,10 @@ class Supervisor:
         end_all(lambda: of_run(self.run_paths.root, name), grace=0)
         attempt = self._attempt_of(running)
         end = End.load(attempt) or self._silent_end(running, attempt)
+        silent = not attempt.end.exists()
         self._settle(name, attempt, end)
+        if silent:  # its entry could not say so either
+            news.tell(self.run_paths, self.plan, name, attempt.number, end)
         _say(f"{name}: attempt {attempt.number} {end.exit}")
         self.machine.give_back(self.tickets[name])
         # Only now, so that all of this is tried again where the disk was full.

@@ -13,9 +13,12 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from latentctl.record.journal import process_start
+
 PULSE = "LATENTCTL_PULSE"
 _SIZE = 256
 _MEMORY = "/dev/shm"
+_NAME = "latentctl-pulse"
 
 
 class Beat(NamedTuple):
@@ -52,10 +55,15 @@ class PulseFile:
 
     def __init__(self) -> None:
         """Raises OSError."""
-        folder = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-        fd, name = tempfile.mkstemp(prefix="latentctl-pulse-", dir=folder)
-        os.close(fd)
-        self.path = Path(name)
+        folder = Path(_MEMORY if os.access(_MEMORY, os.W_OK) else tempfile.gettempdir())
+        pid = os.getpid()
+        for path in folder.glob(f"{_NAME}-*"):  # of entries that were killed
+            *_, other, start = path.name.split("-")
+            if other.isdecimal() and process_start(int(other)) != start:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        self.path = folder / f"{_NAME}-{pid}-{process_start(pid)}"
+        os.close(os.open(self.path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
 
     def read(self) -> Beat | None:
         """The last one; None before the first, and where there is none any more."""

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from latentctl.spec.base import Duration, Size, Spec
 from latentctl.spec.faults import FaultsSpec
+from latentctl.spec.news import NotifySpec
 
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
@@ -65,6 +66,8 @@ class ClusterProfile(Spec):
     the rules for failures start it again. null: never."""
     faults: FaultsSpec = Field(default_factory=FaultsSpec)
     """Which failures are tried again, how often, and where not."""
+    notify: NotifySpec | None = None
+    """Whom to tell when a run ends."""
     modules: list[str] = Field(default_factory=list)
     """`module load` before anything else."""
     setup: list[str] = Field(default_factory=list)
@@ -101,3 +104,15 @@ class ClusterProfile(Spec):
             if said:
                 raise ValueError(f"{', '.join(said)}: only for executor: slurm")
         return data
+
+    @model_validator(mode="after")
+    def _mail(self) -> ClusterProfile:
+        if self.executor == "local" and self.notify is not None and self.notify.mail is not None:
+            raise ValueError("notify.mail: Slurm sends it; on this machine name a webhook")
+        return self
+
+    @property
+    def passed(self) -> list[str]:
+        """Variables of the submitting shell that reach a job because the profile names them."""
+        webhook = self.notify.webhook if self.notify else None
+        return [*self.pass_env, *([webhook] if webhook and webhook not in self.pass_env else [])]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,16 @@ def test_a_pulse_goes_from_one_process_to_the_other() -> None:
     Pulse("/nowhere/pulse").tell(AT)
 
 
+def test_what_a_killed_entry_left_is_swept_up() -> None:
+    code = "from latentctl.record.pulse import PulseFile; print(PulseFile().path)"
+    left = Path(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip())
+    assert left.exists()
+    mine = PulseFile()
+    assert not left.exists()
+    assert mine.path.exists()
+    mine.remove()
+
+
 # --- through real entries -----------------------------------------------------------------------------------
 
 
@@ -130,7 +142,8 @@ def test_a_stuck_rank_is_named_and_the_job_starts_again(make_run: MakeRun) -> No
     attempt = run.paths.job("a").attempt(1)
     stacks = [json.loads(attempt.still(rank).read_text())["stack"] for rank in range(3)]
     assert [stack[0].split()[-1] for stack in stacks] == ["wait_for_others", "stuck", "wait_for_others"]
-    assert not list(Path("/dev/shm").glob("latentctl-pulse-*"))
+    pid = json.loads(attempt.info.read_text())["pid"]
+    assert not list(Path("/dev/shm").glob(f"latentctl-pulse-{pid}-*"))
 
 
 @pytest.mark.usefixtures("impatient")

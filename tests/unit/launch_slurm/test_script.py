@@ -27,7 +27,9 @@ FULL = {
     "modules": ["cuda/12.8"],
     "setup": ["ulimit -n 65536"],
     "env": {"NCCL_DEBUG": "WARN", "ODD": "it's a \"value\" $HOME"},
-    "pass_env": ["WANDB_API_KEY"], "interpreter": {"entry": "/envs/light env/bin/python"},
+    "pass_env": ["WANDB_API_KEY"],
+    "notify": {"mail": "lab@example.org", "webhook": "LAB_CHAT"},
+    "interpreter": {"entry": "/envs/light env/bin/python"},
     "sbatch": {"exclusive": True, "mail_type": "FAIL", "reservation": "night", "overcommit": False},
 }  # fmt: skip
 
