@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import types
 import typing
+from functools import cache
 from typing import Any, Literal
 
 import annotated_types as at
@@ -51,6 +52,12 @@ def submodels(annotation: Any) -> list[type[Spec]]:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
         return [m for arg in typing.get_args(annotation) for m in submodels(arg)]
     return []
+
+
+@cache
+def blocks(model: type[Spec]) -> dict[str, list[type[Spec]]]:
+    """The keys of a block as they are written, each with the blocks that its value may be."""
+    return {key: submodels(info.annotation) for key, info in keys(model).items()}
 
 
 def kinds(annotation: Any, key: str = "kind") -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -74,11 +74,12 @@ def resolve(
     found += new
     drafts, new = reads.settle(drafts) if complete else (drafts, [])
     found += new
+    shared = stages.defaults(root) if root.get(STAGES) is not None else None
     built: list[StageBase] = []
     trees: list[Node] = []
     for draft, source in zip(drafts, sources, strict=True):
         stage, tree, new = _stage(draft, source)
-        found += [*new, *_shadowed(root, draft)]
+        found += [*new, *_shadowed(shared, draft)]
         if stage is not None and not top.plugins:  # a plugin may bring any dataset
             found += dataset_names(stage, draft)
         trees.append(tree)
@@ -106,12 +107,14 @@ def _stage(draft: Draft, source: str) -> tuple[StageBase | None, Node, list[Foun
     return stage, tree, found
 
 
-def _shadowed(root: Node, draft: Draft) -> list[Found]:
-    """Wrong values at the top that this stage replaces: wrong all the same."""
-    if root.get(STAGES) is None:
+def _shadowed(top: Node | None, draft: Draft) -> list[Found]:
+    """Wrong values at the top (None: there is nothing beside it) that this stage replaces: wrong all the
+    same."""
+    if top is None:
         return []
-    top = stages.defaults(root)
     hidden = {k: v for k, v in top.value.items() if (now := draft.node.get(k)) is not None and now is not v}
+    if not hidden:
+        return []
     return validate(replace(top, value=hidden), methods.stage_model(draft.method), leaves_only=True)[1]
 
 
@@ -141,35 +144,32 @@ def _with_defaults(draft: Draft, tree: Node, source: str) -> Node:
     return tree
 
 
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    if isinstance(value, dict) and value:
-        for key, child in value.items():
-            yield from _leaves(child, (*path, str(key)))
-    else:
-        yield path
-
-
-def _origin(node: Node | None, path: tuple[str, ...]) -> str:
-    """Where the value of a resolved key was written; a short form's value stands for its key."""
-    for i, key in enumerate(path):
-        if node is None:
-            return "default"
-        if not node.is_map:
-            short = SHORT_FORMS.get(path[:i])
-            return str(node.mark) if short is None or key == short or key == "path" else "default"
-        node = node.get(key)
-    return str(node.mark) if node is not None else "default"
-
-
 def _provenance(experiment: Experiment, root: Node, trees: list[Node]) -> dict[str, str]:
     dump = experiment.dump()
     origins: dict[str, str] = {}
-    for path in _leaves({k: v for k, v in dump.items() if k != STAGES}):
-        at = _origin(root, path)
-        if path == ("seed",) and (seeds := root.get("seeds")):
-            at = str(seeds.mark)
-        origins[".".join(path)] = at
+    for key, value in dump.items():
+        if key != STAGES:
+            _origins(value, root.get(key), (key,), "", origins)
+    if seeds := root.get("seeds"):
+        origins["seed"] = str(seeds.mark)
     for stage, tree, data in zip(experiment.stages, trees, dump[STAGES], strict=True):
-        for path in _leaves(data):
-            origins[".".join((STAGES, stage.name, *path))] = _origin(tree, path)
+        for key, value in data.items():
+            _origins(value, tree.get(key), (key,), f"{STAGES}.{stage.name}.", origins)
     return origins
+
+
+def _origins(
+    value: Any, node: Node | None, path: tuple[str, ...], prefix: str, origins: dict[str, str]
+) -> None:
+    """Where each leaf of a resolved value was written; a short form's value stands for its key."""
+    if not isinstance(value, dict) or not value:
+        origins[prefix + ".".join(path)] = "default" if node is None else str(node.mark)
+        return
+    for key, child in value.items():
+        key = str(key)
+        if node is None or node.is_map:
+            below = None if node is None else node.get(key)
+        else:
+            short = SHORT_FORMS.get(path)
+            below = node if short is None or key in (short, "path") else None
+        _origins(child, below, (*path, key), prefix, origins)

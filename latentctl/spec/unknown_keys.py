@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from latentctl.errors import Problem
 from latentctl.spec import catalog
@@ -23,14 +23,15 @@ _PROFILE_KEYS = {
     "cluster": "a recipe runs anywhere: choose the cluster with `latentctl submit --cluster NAME`",
 }
 """What a recipe leaves to the cluster profile, with what to do instead."""
-Everywhere = dict[str, list[tuple[str, ...]]]
+Everywhere = Callable[[], dict[str, list[tuple[str, ...]]]]
+"""Worked out only for a recipe with an unknown key: a sweep looks at thousands without."""
 
 
 def _report(node: Node, known: Iterable[str], everywhere: Everywhere) -> Found:
-    key = node.path[-1] if node.path else ""
-    if key not in everywhere and key in _PROFILE_KEYS:
+    key, homes = node.path[-1] if node.path else "", everywhere()
+    if key not in homes and key in _PROFILE_KEYS:
         return node.key, Problem("unknown key", str(node.key), ".".join(node.path), _PROFILE_KEYS[key])
-    hint = catalog.hint_for_key(key, known, everywhere, EXPERIMENT_KEYS - {"name"})
+    hint = catalog.hint_for_key(key, known, homes, EXPERIMENT_KEYS - {"name"})
     return node.key, Problem("unknown key", str(node.key), ".".join(node.path), hint)
 
 
@@ -38,25 +39,21 @@ def _block(node: Node, models: list[type[Spec]], everywhere: Everywhere) -> list
     """Below a key whose value is one of these blocks."""
     if not node.is_map or not models:
         return []
-    fields = {key: info for model in models for key, info in catalog.keys(model).items()}
+    fields = [catalog.blocks(model) for model in models]
+    known = dict.fromkeys(key for one in fields for key in one)
     found: list[Found] = []
     for key, child in node.value.items():
-        if key not in fields:
-            found.append(_report(child, fields, everywhere))
+        if key not in known:
+            found.append(_report(child, known, everywhere))
         else:
-            below = [
-                m
-                for model in models
-                if key in (k := catalog.keys(model))
-                for m in catalog.submodels(k[key].annotation)
-            ]
-            found += _block(child, below, everywhere)
+            found += _block(child, [m for one in fields for m in one.get(key, [])], everywhere)
     return found
 
 
 def _stage_fields() -> dict[str, list[type[Spec]]]:
-    fields = {k: catalog.submodels(i.annotation) for k, i in catalog.keys(StageBase).items()}
-    return fields | {name: catalog.submodels(settings) for name, settings in METHODS.items()}
+    return catalog.blocks(StageBase) | {
+        name: catalog.submodels(settings) for name, settings in METHODS.items()
+    }
 
 
 def _level(
@@ -94,18 +91,22 @@ def unknown_keys(root: Node) -> list[Found]:
     """Every unknown key of a normalised recipe, with the nearest known one or where it belongs."""
     _know_methods(root)
     stage = _stage_fields()
-    top = {k: catalog.submodels(i.annotation) for k, i in catalog.keys(RecipeTop).items()} | {STAGES: []}
-    everywhere = catalog.places([StageBase, RecipeTop])
-    for name, settings in METHODS.items():
-        for key, homes in catalog.places([settings], (name,)).items():
-            everywhere.setdefault(key, []).extend(homes)
-    found = _level(root.value, stage | top, everywhere) + _each(root, stage, everywhere)
+    top = catalog.blocks(RecipeTop) | {STAGES: []}
+    found = _level(root.value, stage | top, _everywhere) + _each(root, stage, _everywhere)
     stages = root.get(STAGES)
     for one in stages.value if stages is not None else []:
-        found += _level(one.value, stage, everywhere) + _each(one, stage, everywhere)
+        found += _level(one.value, stage, _everywhere) + _each(one, stage, _everywhere)
+    return found
+
+
+def _everywhere() -> dict[str, list[tuple[str, ...]]]:
+    found = catalog.places([StageBase, RecipeTop])
+    for name, settings in METHODS.items():
+        for key, homes in catalog.places([settings], (name,)).items():
+            found.setdefault(key, []).extend(homes)
     return found
 
 
 def unknown_in(node: Node, model: type[Spec]) -> list[Found]:
     """Every unknown key of a file that is one block (a cluster profile)."""
-    return _block(node, [model], catalog.places([model]))
+    return _block(node, [model], lambda: catalog.places([model]))
