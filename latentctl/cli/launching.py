@@ -14,6 +14,7 @@ from latentctl.record.paths import RunPaths
 
 if TYPE_CHECKING:
     from latentctl.launch.start import Started
+    from latentctl.launch.sweeps import Sweep
     from latentctl.spec.cluster import ClusterProfile
     from latentctl.spec.load import LoadedRecipe
 
@@ -45,13 +46,15 @@ def launch(
     rerun: bool,
     wait: bool,
     as_json: bool,
+    parallel: int | None = None,
+    gpu_hours: float | None = None,
 ) -> None:
     """Submit the recipe's point, or its points as a sweep; say what happened; follow if asked."""
     if recipe.swept:
         from latentctl.launch.sweeps import start_sweep
 
-        sweep = start_sweep(recipe, profile, runs_dir, rerun=rerun)
-        _announce_sweep(sweep.id, sweep.started, packed=bool(recipe.points[0].parts))
+        sweep = start_sweep(recipe, profile, runs_dir, rerun=rerun, parallel=parallel, gpu_hours=gpu_hours)
+        _announce_sweep(sweep, packed=bool(recipe.points[0].parts))
         finish([s.run for s in sweep.started], sweep.id, wait=wait, as_json=as_json, started=sweep.started)
         return
     from latentctl.launch.start import start
@@ -104,14 +107,15 @@ def _announce(started: Started, *, wait: bool) -> None:
         output.note(f"warning: {problem.text()}")
 
 
-def _announce_sweep(sweep: str, started: Sequence[Started], *, packed: bool) -> None:
+def _announce_sweep(sweep: Sweep, *, packed: bool) -> None:
+    started = sweep.started
     new = sum(s.created for s in started)
     old = len(started) - new
     also = f"; {old} {'was' if old == 1 else 'were'} submitted before" if old else ""
     parts = sum(len(job.stages) for s in started for job in s.plan.jobs)
     what = f"runs of {parts} points" if packed else "points"
-    output.note(f"sweep {sweep}: submitted {new} of {len(started)} {what}{also}")
-    for problem in [p for s in started for p in s.findings][:5]:
+    output.note(f"sweep {sweep.id}: submitted {new} of {len(started)} {what}{also}")
+    for problem in sweep.findings[:5]:
         output.note(f"warning: {problem.text()}")
 
 

@@ -37,6 +37,14 @@ def sweep(
             "--pack", metavar="N", min=1, help="So many evaluations share a job and the loaded model."
         ),
     ] = None,
+    max_parallel: Annotated[
+        int | None,
+        typer.Option("--max-parallel", metavar="N", min=1, help="At most so many of its jobs at once."),
+    ] = None,
+    max_gpu_hours: Annotated[
+        float | None,
+        typer.Option("--max-gpu-hours", metavar="H", min=0, help="Refuse if it could use more GPU-hours."),
+    ] = None,
     set_: Set = None,
     cluster: Cluster = "local",
     name: Name = None,
@@ -75,7 +83,10 @@ def sweep(
 
         show(loaded, profile, root, as_json=as_json)
     else:
-        launching.launch(loaded, profile, root, rerun=rerun, wait=wait, as_json=as_json)
+        launching.launch(
+            loaded, profile, root, rerun=rerun, wait=wait, as_json=as_json, parallel=max_parallel,
+            gpu_hours=max_gpu_hours,
+        )  # fmt: skip
 
 
 def _drawn(count: int | None, ranges: list[str]) -> dict[str, Any]:

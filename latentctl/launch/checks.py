@@ -128,6 +128,8 @@ def _submission(given: ClusterProfile, client: SlurmClient, facts: ClusterFacts)
     return Check("submission", True, f"accepted: {said}")
 
 
+_NEW = "import sys; v = sys.version_info; v >= (3, 11) or sys.exit('Python %d.%d is too old: 3.11' % v[:2])\n"
+_SUBMITIT = "import submitit, importlib.metadata as m; print('submitit', m.version('submitit'))\n"
 _VERSION = "import sys; print('.'.join(map(str, sys.version_info[:3])), end='')\n"
 _VLLM = """
 from importlib.util import find_spec
@@ -136,7 +138,7 @@ print(', with vllm' if find_spec('vllm') else ', without vllm: engine: auto take
 
 
 def _interpreters(given: ClusterProfile) -> Iterator[Check]:
-    """Each role's Python starts; the entry's has submitit."""
+    """Each role's Python starts. The entry's is new enough; on a cluster it needs no packages."""
     inside = given.container is not None
     pyxis = given.container is not None and given.container.runtime == "pyxis"
     for role in ("train", "eval"):
@@ -152,12 +154,9 @@ def _interpreters(given: ClusterProfile) -> Iterator[Check]:
             yield _python(name, python, _VERSION + (_VLLM if role == "eval" else ""))
     entry = given.interpreter.entry
     if pyxis:
-        yield Check(
-            "python entry", None, f"{entry or sys.executable}: inside the image; it needs submitit there"
-        )
+        yield Check("python entry", None, f"{entry or sys.executable}: inside the image, not tried from here")
     elif entry is not None:
-        code = "import submitit, importlib.metadata as m; print('submitit', m.version('submitit'))"
-        yield _python("python entry", entry, code)
+        yield _python("python entry", entry, _NEW + (_SUBMITIT if given.executor == "local" else _VERSION))
 
 
 def _python(name: str, python: str, code: str) -> Check:

@@ -366,6 +366,18 @@ class Task:
             _say(f"cannot write the records of job {self.job.name}: {error}")
 
 
+def main(argv: list[str]) -> None:
+    """`python -m latentctl.launch.entry RUN_DIR JOB`; `@FILE` instead names the runs of an array, one a line,
+    of which this element is one."""
+    where, job = argv
+    if where.startswith("@"):
+        where = Path(where[1:]).read_text().splitlines()[int(os.environ["SLURM_ARRAY_TASK_ID"])]
+    try:
+        entry(where, job)
+    except JobFailed:  # said already
+        sys.exit(1)
+
+
 def _require(run: RunPaths) -> None:
     if not run.plan.exists():
         raise Vanished(f"the run directory has vanished: {run.root}")
@@ -373,3 +385,7 @@ def _require(run: RunPaths) -> None:
 
 def _say(text: str) -> None:
     print(f"latentctl: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

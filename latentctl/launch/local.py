@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -18,7 +19,7 @@ from latentctl.launch import gpus, verdict
 from latentctl.launch.command import worker_command
 from latentctl.launch.environment import job_environment
 from latentctl.launch.processes import Process, end_all, of_run, send
-from latentctl.launch.protocol import Fact, Handle
+from latentctl.launch.protocol import Batch, Fact, Handle
 from latentctl.record import attempt as attempts
 from latentctl.record import ledger
 from latentctl.record.atomic import try_read_json
@@ -75,6 +76,19 @@ class LocalExecutor:
         events = list(read(run.journal))
         found = {job.name: ledger.last_submission(events, job.name) for job in jobs}
         return [Handle(self.name, event["id"], name) for name, event in found.items() if event]
+
+    def submit_all(self, runs: Sequence[tuple[RunPaths, Plan]], batch: Batch) -> list[Handle]:
+        """How many run at once is the machine's queue's to say: `max_parallel` of the runs' profile."""
+        done: list[tuple[RunPaths, list[Handle]]] = []
+        try:
+            for run, plan in runs:
+                done.append((run, self.submit(run, plan)))
+        except BaseException:
+            for run, handles in done:
+                with contextlib.suppress(UserError):
+                    self.cancel(run, handles)
+            raise
+        return [handle for _, handles in done for handle in handles]
 
     def _refuse(self, jobs: Sequence[JobPlan]) -> None:
         for job in jobs:

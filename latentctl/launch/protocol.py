@@ -41,6 +41,17 @@ class Fact:
     """squeue, sacct, supervisor: which evidence."""
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Runs that are submitted together: the points of a sweep."""
+
+    name: str
+    folder: Path
+    """`<runs_dir>/sweeps/<name>`."""
+    parallel: int | None = None
+    """At most so many of its jobs run at once; None: as many as the scheduler lets."""
+
+
 class Executor(Protocol):
     """Made from a cluster profile; holds no state."""
 
@@ -56,6 +67,10 @@ class Executor(Protocol):
         `record.ledger.submitting` and `.submitted`, from where the handles are read back. Raises UserError
         (code 4) in words.
         """
+        ...
+
+    def submit_all(self, runs: Sequence[tuple[RunPaths, Plan]], batch: Batch) -> list[Handle]:
+        """`submit` for many runs, all or nothing, in as few calls of the scheduler as it allows."""
         ...
 
     def query(self, handles: Sequence[Handle]) -> list[Fact]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from latentctl.errors import Exit, Problem, UserError
 from latentctl.launch import slurm_words
-from latentctl.launch.protocol import Fact, Handle
-from latentctl.launch.slurm_client import Refused, SlurmClient, SlurmError
+from latentctl.launch.protocol import Batch, Fact, Handle
+from latentctl.launch.slurm_client import Refused, SlurmClient, SlurmError, grouped
 from latentctl.launch.slurm_parse import JobRow
 from latentctl.plan.facts import ClusterFacts
 from latentctl.record import ledger
@@ -38,10 +38,11 @@ class SlurmExecutor:
 
     def preview(self, run: RunPaths, plan: Plan, job: JobPlan) -> str:
         """The batch script as sbatch would get it; the ids of parents stand as `<name>`. Asks no Slurm."""
-        from latentctl.launch.slurm_script import submission
+        from latentctl.launch.slurm_script import Target, submission
 
         parents = [f"<{name}>" for name in job.after]
-        return submission(run, plan, job, profile=self.profile, client=self.client, after=parents).text()
+        target = Target.of_run(run, job.name)
+        return submission(target, plan, job, profile=self.profile, client=self.client, after=parents).text()
 
     def submit(self, run: RunPaths, plan: Plan) -> list[Handle]:
         jobs = ledger.unfinished(run, plan)
@@ -52,51 +53,67 @@ class SlurmExecutor:
             for job in jobs:
                 done.append(self._submit(run, plan, job, journal, {h.job: h.id for h in done}))
         except BaseException as error:
-            left = self._withdraw(run, journal, done)
-            if left is None:
-                raise
+            self._take_back([(run, handle) for handle in done], error)
+            raise
+        return done
+
+    def submit_all(self, runs: Sequence[tuple[RunPaths, Plan]], batch: Batch) -> list[Handle]:
+        from latentctl.launch import arrays
+
+        self.client.ping()
+        sets = arrays.alike(runs, self.client.max_array_size() or arrays.SIZE)
+        submitted = arrays.submit(sets, batch, profile=self.profile, client=self.client, name=NAME)
+        owners = (one.members for one in sets for _ in one.jobs)
+        done: list[tuple[RunPaths, Handle]] = []
+        try:
+            for members, handles in zip(owners, submitted, strict=True):
+                done += [(run, handle) for (run, _), handle in zip(members, handles, strict=True)]
+        except BaseException as error:
+            self._take_back(done, error)
+            raise
+        return [handle for _, handle in done]
+
+    def _take_back(self, done: Sequence[tuple[RunPaths, Handle]], error: BaseException) -> None:
+        """What was accepted before `error`. Raises an error with both where that fails, too."""
+        if left := self._withdraw(done):
             told = error.problems if isinstance(error, UserError) else []
             raise UserError(problems=[*told, left], code=Exit.CLUSTER, kind="cluster") from error
-        return done
 
     def _submit(
         self, run: RunPaths, plan: Plan, job: JobPlan, journal: Journal, ids: dict[str, str]
     ) -> Handle:
-        from latentctl.launch.entry import entry
-        from latentctl.launch.slurm_script import job_name, submission
+        from latentctl.launch.slurm_script import Target, submission
 
         after = [ids[name] for name in job.after if name in ids]  # the others have their result already
-        prepared = submission(run, plan, job, profile=self.profile, client=self.client, after=after)
-        prepared.folder.mkdir(
-            parents=True, exist_ok=True
-        )  # Slurm fails a job whose log folder is missing, silently
-        attempt = ledger.submitting(run, journal, job.name)
-        name = job_name(run, job.name)
+        target = Target.of_run(run, job.name)
+        prepared = submission(target, plan, job, profile=self.profile, client=self.client, after=after)
+        attempt = ledger.submitting(run, journal, job.name, name=target.name)
         try:
-            slurm_id = prepared.submit(entry, str(run.root), job.name).job_id
+            slurm_id = prepared.send()
         except Refused as error:
             facts = self.facts_or_none()
             raise slurm_words.refusal(error.said, job=job, profile=self.profile, facts=facts) from None
         except BaseException:  # Ctrl-C too: what Slurm took without our hearing of it must not run
             with contextlib.suppress(SlurmError):
-                self.client.cancel(self.client.named(name))
+                self.client.cancel(self.client.named(target.name))
             raise
-        ledger.submitted(journal, job.name, attempt, executor=NAME, id=slurm_id, name=name)
-        return Handle(NAME, slurm_id, job.name, name)
+        ledger.submitted(journal, job.name, attempt, executor=NAME, id=slurm_id, name=target.name)
+        return Handle(NAME, slurm_id, job.name, target.name)
 
-    def _withdraw(self, run: RunPaths, journal: Journal, done: list[Handle]) -> Problem | None:
+    def _withdraw(self, done: Sequence[tuple[RunPaths, Handle]]) -> Problem | None:
         """All or nothing: cancel what was accepted before a refusal. Returns what could not be."""
         if not done:
             return None
+        ids = [handle.id for _, handle in done]
         try:
-            self.client.cancel([h.id for h in done])
+            self.client.cancel(ids)
         except SlurmError as error:
-            names = ", ".join(h.job for h in done)
+            names = ", ".join(dict.fromkeys(handle.job for _, handle in done))
             text = f"{names}: accepted before, and could not be cancelled: {error.problems[0].message}"
-            return Problem(text, hint=f"scancel {' '.join(h.id for h in done)}")
-        for handle in done:
+            return Problem(text, hint=f"scancel {' '.join(grouped(ids))}")
+        for run, handle in done:
             _, attempt, _ = fold(read(run.journal), handle.job)  # it may have started meanwhile
-            journal.append(
+            Journal(run.journal).append(
                 "cancelled", job=handle.job, attempt=attempt or None, why="a later job was refused"
             )
         return None
@@ -148,7 +165,11 @@ class SlurmExecutor:
 
     def scheduler_logs(self, run: RunPaths, job: JobPlan) -> list[Path]:
         """What Slurm and the entries wrote, oldest first; requeues append to the same files."""
-        return sorted(run.job(job.name).scheduler.glob("*_log.*"), key=lambda p: p.stat().st_mtime)
+        found = set(run.job(job.name).scheduler.glob("*_log.*"))
+        for event in read(run.journal):  # of an array they lie together
+            if event.get("job") == job.name and "logs" in event:
+                found.update(Path(event["logs"]).glob(f"{event['id']}_*_log.*"))
+        return sorted(found, key=lambda p: p.stat().st_mtime)
 
     def facts(self) -> ClusterFacts:
         """The live cluster. Raises Unreachable."""

@@ -120,47 +120,46 @@ class SlurmClient:
         return None
 
     def named(self, comment: str) -> list[str]:
-        """Ids of this user's jobs with this comment that are not over, oldest first."""
+        """Ids of this user's jobs and arrays with this comment that are not over, oldest first."""
         rows = [r for r in self.mine() if r.comment == comment and r.state not in slurm_parse.FINAL]
-        return [r.id for r in sorted(rows, key=lambda r: int(r.id))]
+        return sorted({slurm_parse.base(r.id) for r in rows}, key=int)
 
     def mine(self) -> list[JobRow]:
         """Every job of this user that the controller remembers."""
-        out = self._run(["squeue", "-h", "-t", "all", "-u", str(os.getuid()), "-O", slurm_parse.SQUEUE])
+        out = self._run([*_SQUEUE, "-u", str(os.getuid())])
         return slurm_parse.squeue(out)
 
     def live(self, ids: Iterable[str]) -> dict[str, JobRow]:
         """What the controller says of these jobs, in one call; those that it does not remember are absent."""
-        wanted = [i for i in dict.fromkeys(ids) if i]
+        wanted = dict.fromkeys(ids)
         if not wanted:
             return {}
         try:
-            out = self._run(["squeue", "-h", "-t", "all", "-j", ",".join(wanted), "-O", slurm_parse.SQUEUE])
+            out = self._run([*_SQUEUE, "-j", _listed(wanted)])
         except UnknownJob:
             return {}
-        return {row.id: row for row in slurm_parse.squeue(out)}
+        return {row.id: row for row in slurm_parse.squeue(out) if row.id in wanted}
 
     def starts(self, ids: Iterable[str]) -> dict[str, str]:
         """When the scheduler expects to start pending jobs, in the cluster's own time; those of which it does
         not know are absent."""
-        out = self._run(["squeue", "-h", "--start", "-j", ",".join(ids), "-o", "%i %S"])
+        out = self._run(["squeue", "-h", "-r", "--start", "-j", _listed(ids), "-o", "%i %S"])
         pairs = [line.split() for line in out.splitlines() if len(line.split()) == 2]
         return {job: start for job, start in pairs if start[:1].isdigit()}
 
     def ended(self, ids: Iterable[str]) -> dict[str, JobRow]:
         """What accounting says of these jobs, in one call. Raises SlurmError where it is down or off."""
-        wanted = [i for i in dict.fromkeys(ids) if i]
+        wanted = dict.fromkeys(ids)
         if not wanted:
             return {}
-        fields = ["--parsable2", "--noheader", "--allocations", "--format", slurm_parse.SACCT]
-        return {
-            row.id: row for row in slurm_parse.sacct(self._run(["sacct", *fields, "-j", ",".join(wanted)]))
-        }
+        out = self._run([*_SACCT, "-j", _listed(wanted)])
+        return {row.id: row for row in slurm_parse.sacct(out) if row.id in wanted}
 
     def cancel(self, ids: Sequence[str]) -> None:
-        """Cancel jobs; one that is unknown or over is no error (scancel itself says nothing then)."""
+        """Cancel jobs, in one call; one that is unknown or over is no error (scancel itself says nothing
+        then)."""
         if ids:
-            self._run(["scancel", *ids])
+            self._run(["scancel", *grouped(ids)])
 
     def requeue(self, job_id: str, *, without: Sequence[str] = ()) -> None:
         """Put a running job back into the queue: Slurm ends it and starts it again, with the same id, and not
@@ -170,7 +169,7 @@ class SlurmClient:
         inside the job: the TERM that the requeue brings must not kill the messenger, so scontrol ignores it.
         Raises UnknownJob, NotRunning, Refused (not requeueable), Unreachable.
         """
-        row = next(iter(self.live([job_id]).values()), None)
+        row = self.live([job_id]).get(job_id)
         if row is None:
             raise UnknownJob(f"there is no job {job_id}")
         if row.state != "RUNNING":
@@ -210,11 +209,15 @@ class SlurmClient:
             assoc = None
         return slurm_parse.facts(partitions, nodes, config, assoc)
 
+    def max_array_size(self) -> int | None:
+        """So many elements may an array have; None where the cluster does not say."""
+        said = self._run(["scontrol", "show", "config"])
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)\s*$", said, re.MULTILINE)
+        return int(found[1]) if found else None
+
     def accounting(self) -> None:
         """Raises SlurmError where accounting is off or does not answer."""
-        self._run(
-            ["sacct", "--parsable2", "--noheader", "--allocations", "--format", "JobIDRaw", "-S", "now"]
-        )
+        self._run(["sacct", "--parsable2", "--noheader", "--allocations", "--format", "JobID", "-S", "now"])
 
     # ---- one call
 
@@ -262,6 +265,34 @@ class SlurmClient:
         if check and done.returncode != 0:
             raise _failure(command, said, done.returncode)
         return said if merge else done.stdout
+
+
+_SQUEUE = ("squeue", "-h", "-r", "-t", "all", "-O", slurm_parse.SQUEUE)
+_SACCT = ("sacct", "--parsable2", "--noheader", "--allocations", "--format", slurm_parse.SACCT)
+
+
+def _listed(ids: Iterable[str]) -> str:
+    """For `-j`: of elements their arrays, so that a sweep of thousands is one short list."""
+    return ",".join(dict.fromkeys(slurm_parse.base(i) for i in ids))
+
+
+def grouped(ids: Iterable[str]) -> list[str]:
+    """As scancel takes them: `12_[3,5-7]` for elements of one array."""
+    elements: dict[str, list[int]] = {}
+    for job_id in dict.fromkeys(ids):
+        job, _, element = job_id.partition("_")
+        elements.setdefault(job, []).extend([int(element)] if element else [])
+    return [job + (f"_[{_ranges(numbers)}]" if numbers else "") for job, numbers in elements.items()]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ",".join(f"{low}-{high}" if high > low else f"{low}" for low, high in found)
 
 
 def _ignore_term() -> None:

@@ -14,7 +14,7 @@ FINAL: frozenset[str] = frozenset(
 """States that Slurm does not leave by itself. Not PREEMPTED: with PreemptMode=REQUEUE the job comes back."""
 
 _SQUEUE_WIDTHS = {
-    "JobID": 24,
+    "JobArrayID": 24,
     "State": 24,
     "RestartCnt": 12,
     "exit_code": 12,
@@ -26,8 +26,10 @@ _SQUEUE_WIDTHS = {
 }
 SQUEUE = ",".join(f"{name}:{width}" for name, width in _SQUEUE_WIDTHS.items())
 """For `squeue -O`: columns of fixed width, because names, comments and reasons may hold any separator."""
-SACCT = "JobIDRaw,State,ExitCode,Submit,NodeList,JobName"
+SACCT = "JobID,State,ExitCode,Submit,NodeList,JobName"
 """For `sacct --format`; the name, which may hold a `|`, stands last."""
+_ID = re.compile(r"\d+(_\d+)?")
+"""Of a job, or of one element of an array."""
 SINFO = "%R|%D|%c|%m|%G"
 
 
@@ -49,7 +51,7 @@ class JobRow:
 
 
 def squeue(text: str) -> list[JobRow]:
-    """Rows of `squeue -h -O SQUEUE`."""
+    """Rows of `squeue -h -r -O SQUEUE`: of an array, one for each element."""
     rows: list[JobRow] = []
     for line in text.splitlines():
         cells: list[str] = []
@@ -57,7 +59,7 @@ def squeue(text: str) -> list[JobRow]:
         for width in _SQUEUE_WIDTHS.values():
             cells.append(line[at : at + width].strip())
             at += width
-        if not cells[0].isdigit() or not cells[1]:
+        if not _ID.fullmatch(cells[0]) or not cells[1]:
             continue
         restarts = int(cells[2]) if cells[2].isdigit() else None
         name, comment, nodes, reason = (_said(c) for c in cells[5:9])
@@ -79,16 +81,17 @@ def squeue(text: str) -> list[JobRow]:
 
 
 def sacct(text: str) -> list[JobRow]:
-    """Rows of `sacct -nPX --format SACCT`; `CANCELLED by 1001` is state and reason."""
+    """Rows of `sacct -nPX --format SACCT`; `CANCELLED by 1001` is state and reason. `12_[4-6%2]`, elements
+    that wait, is one for each."""
     rows: list[JobRow] = []
     for line in text.splitlines():
         cells = [c.strip() for c in line.split("|", 5)]
-        if len(cells) < 6 or not cells[0].isdigit() or not cells[1]:
+        if len(cells) < 6 or not cells[1]:
             continue
         state, _, rest = cells[1].partition(" ")
-        rows.append(
+        rows += [
             JobRow(
-                id=cells[0],
+                id=job_id,
                 state=state.rstrip("+"),
                 source="sacct",
                 reason=rest or None,
@@ -97,8 +100,21 @@ def sacct(text: str) -> list[JobRow]:
                 submitted=_said(cells[3]),
                 name=_said(cells[5]),
             )
-        )
+            for job_id in _ids(cells[0])
+        ]
     return rows
+
+
+def _ids(cell: str) -> list[str]:
+    if _ID.fullmatch(cell):
+        return [cell]
+    found = re.fullmatch(r"(\d+_)(\[[\d,-]+)(?:%\d+)?\]", cell)
+    return nodes(f"{found[1]}{found[2]}]") if found else []
+
+
+def base(job_id: str) -> str:
+    """The array's id of `12_3`; of a plain job its own."""
+    return job_id.partition("_")[0]
 
 
 def _said(cell: str) -> str | None:

@@ -1,7 +1,9 @@
-"""The batch script of one job: flags from plan and profile, and the environment that reaches the job.
+"""The batch script of one job, or of an array of them: flags from plan and profile, and the environment that
+reaches the job.
 
-submitit writes the text. Around it stand our own call of sbatch (time limit, environment, search after a lost
-answer), and that a script can be shown on a machine without Slurm.
+submitit writes the text. Around it stand our own command (the entry needs no pickle), our own call of sbatch
+(time limit, environment, search after a lost answer), and that a script can be shown on a machine without
+Slurm.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import submitit
-from submitit.slurm import slurm as submitit_slurm
 
 from latentctl.errors import UserError
 from latentctl.launch import container
@@ -68,43 +71,80 @@ def job_name(run: RunPaths, job: str) -> str:
     return f"{run.id}/{job}"
 
 
-class Submission(submitit.SlurmExecutor):
-    """submitit's executor with sbatch called by our client."""
+@dataclass(frozen=True)
+class Target:
+    """What a script starts, and where that stands: one job of a run, or the same job of many."""
 
-    def __init__(self, folder: Path, python: str, client: SlurmClient, env: dict[str, str]) -> None:
-        super().__init__(folder, python=shlex.quote(python))
-        self._client = client
-        self._env = env
-        self._throttling = 0.0  # a chain is a handful of jobs
+    name: str
+    """Name and comment of the job at Slurm: what finds it again when its id was lost."""
+    what: str
+    """The entry's first argument: the run directory, or `@` and a list of them."""
+    root: Path
+    """Where it begins; mounted into containers."""
+    code: Path
+    """The snapshot."""
+    folder: Path
+    """Of the script and of what Slurm writes."""
+    runs: Path
+    """The runs folder."""
+    count: int | None = None
+    """Elements of an array."""
+    parallel: int | None = None
+    """At most so many of them at once."""
+
+    @staticmethod
+    def of_run(run: RunPaths, job: str) -> Target:
+        folder = run.job(job).scheduler
+        return Target(job_name(run, job), str(run.root), run.root, run.code, folder, run.root.parent)
+
+
+class Submission(submitit.SlurmExecutor):
+    """submitit's executor as the writer of a script for the entry; `send` gives that to sbatch."""
+
+    def __init__(self, target: Target, command: str, client: SlurmClient, env: dict[str, str]) -> None:
+        super().__init__(target.folder)
+        self._target, self._command = target, command
+        self._client, self._env = client, env
 
     @classmethod
     def affinity(cls) -> int:
         return 2
 
     def text(self) -> str:
-        return self._make_submission_file_text(self._submitit_command_str, "")
+        return self._make_submission_file_text(self._command, "")
 
-    def _submit_command(self, command: str) -> Any:
-        """As in submitit, which would call sbatch without a time limit and with the whole environment."""
-        script = self.folder / f".submission-{os.getpid()}.sh"
-        script.write_text(self._make_submission_file_text(command, ""))
+    def send(self) -> str:
+        """Submit it. Returns Slurm's id; the script stays as `<id>_submission.sh`. Raises SlurmError,
+        OSError."""
+        folder = self._target.folder
+        folder.mkdir(parents=True, exist_ok=True)  # Slurm fails a job whose log folder is missing, silently
+        script = folder / f".submission-{os.getpid()}.sh"
+        script.write_text(self.text())
         try:
-            job_id = self._client.submit(script, comment=self.parameters["comment"], env=self._env)
-            job = submitit_slurm.SlurmJob(self.folder, job_id, list(range(self._num_tasks())))
-            job.paths.move_temporary_file(script, "submission_file")
+            job_id = self._client.submit(script, comment=self._target.name, env=self._env)
+            script.rename(folder / f"{job_id}_submission.sh")
         finally:
             script.unlink(missing_ok=True)
-        return job
+        return job_id
 
 
 def submission(
-    run: RunPaths, plan: Plan, job: JobPlan, *, profile: ClusterProfile, client: SlurmClient, after: list[str]
+    target: Target,
+    plan: Plan,
+    job: JobPlan,
+    *,
+    profile: ClusterProfile,
+    client: SlurmClient,
+    after: Sequence[str],
 ) -> Submission:
-    """Everything of one job but the act. `after` are Slurm ids that must succeed first."""
-    python = profile.interpreter.entry or sys.executable
-    made = Submission(run.job(job.name).scheduler, python, client, environment(profile, client))
-    further = _further(run, profile, signal_lead=int(lead(plan, job)))
-    made.update_parameters(additional_parameters=further, **_parameters(run, job, profile, after))
+    """Everything but the act. `after` are Slurm ids that must succeed first: of arrays, the same element."""
+    python = shlex.quote(profile.interpreter.entry or sys.executable)
+    command = f"{python} -u -m latentctl.launch.entry {shlex.quote(target.what)} {job.name}"
+    made = Submission(target, command, client, environment(profile, client))
+    further = _further(target, profile, signal_lead=int(lead(plan, job)))
+    made.update_parameters(additional_parameters=further, **_parameters(target, job, profile, after))
+    if target.count is not None:
+        made.parameters["map_count"] = target.count
     return made
 
 
@@ -115,12 +155,14 @@ def environment(profile: ClusterProfile, client: SlurmClient) -> dict[str, str]:
     return {k: v for k, v in seen.items() if k in KEPT or k in named or k.startswith(KEPT_PREFIXES)}
 
 
-def _parameters(run: RunPaths, job: JobPlan, profile: ClusterProfile, after: list[str]) -> dict[str, Any]:
-    name = job_name(run, job.name)
+def _parameters(
+    target: Target, job: JobPlan, profile: ClusterProfile, after: Sequence[str]
+) -> dict[str, Any]:
     gpus = f"{profile.gpu_type}:{job.gpus_per_node}" if profile.gpu_type else job.gpus_per_node
+    kind = "afterok" if target.count is None else "aftercorr"
     wanted = {
-        "job_name": name,
-        "comment": name,
+        "job_name": target.name,
+        "comment": target.name,
         "partition": profile.partition,
         "account": profile.account,
         "qos": profile.qos,
@@ -131,32 +173,33 @@ def _parameters(run: RunPaths, job: JobPlan, profile: ClusterProfile, after: lis
         "cpus_per_task": job.cpus_per_task,
         "gpus_per_node": gpus if job.gpus_per_node else None,
         "mem": f"{job.mem_mb}M" if job.mem_mb else None,
-        "dependency": "afterok:" + ":".join(after) if after else None,
-        "setup": _setup(run, profile),
-        "srun_args": _srun(run, job, profile),
+        "dependency": ":".join([kind, *after]) if after else None,
+        "array_parallelism": None if target.count is None else target.parallel or target.count,
+        "setup": _setup(target, profile),
+        "srun_args": _srun(target, job, profile),
     }
     return {"wckey": None, **{k: v for k, v in wanted.items() if v is not None}}
 
 
 def flags(run: RunPaths, job: JobPlan, profile: ClusterProfile) -> dict[str, str]:
     """What the job asks of Slurm, as sbatch has it: for `--test-only`."""
-    asked = _parameters(run, job, profile, [])
-    left_out = ("setup", "srun_args", "wckey", "comment", "dependency")
+    asked = _parameters(Target.of_run(run, job.name), job, profile, [])
+    left_out = ("setup", "srun_args", "wckey", "comment")
     return {k.replace("_", "-"): str(v) for k, v in asked.items() if k not in left_out}
 
 
-def _further(run: RunPaths, profile: ClusterProfile, *, signal_lead: int) -> dict[str, Any]:
+def _further(target: Target, profile: ClusterProfile, *, signal_lead: int) -> dict[str, Any]:
     """Flags that submitit does not know, and the profile's own."""
     flags: dict[str, Any] = {
         "signal": f"USR2@{signal_lead}",
         "requeue": True,  # whatever the cluster's JobRequeue says
         "kill-on-invalid-dep": "yes",  # a child whose parent failed would wait for ever
-        "chdir": str(run.root),
+        "chdir": str(target.root),
     }
     if profile.notify is not None and profile.notify.mail is not None:
         flags["mail-user"] = profile.notify.mail
         flags["mail-type"] = ",".join(_MAILS[event] for event in profile.notify.on)
-    left_out = sorted(excluded(run.root.parent, profile.name))
+    left_out = sorted(excluded(target.runs, profile.name))
     for key, value in profile.sbatch.items():
         flag = key.lstrip("-").replace("_", "-")
         if flag in OURS:
@@ -176,7 +219,7 @@ def _further(run: RunPaths, profile: ClusterProfile, *, signal_lead: int) -> dic
     return flags
 
 
-def _setup(run: RunPaths, profile: ClusterProfile) -> list[str]:
+def _setup(target: Target, profile: ClusterProfile) -> list[str]:
     """Shell lines before srun: modules, the profile's lines, and the snapshot as the only code."""
     lines = [
         "# from the submitting shell: "
@@ -196,15 +239,15 @@ def _setup(run: RunPaths, profile: ClusterProfile) -> list[str]:
         )
     lines += profile.setup
     lines += [f"export {name}={shlex.quote(value)}" for name, value in profile.env.items()]
-    lines += [f"export PYTHONPATH={shlex.quote(str(run.code))}", "export PYTHONSAFEPATH=1"]
+    lines += [f"export PYTHONPATH={shlex.quote(str(target.code))}", "export PYTHONSAFEPATH=1"]
     return lines
 
 
-def _srun(run: RunPaths, job: JobPlan, profile: ClusterProfile) -> list[str]:
+def _srun(target: Target, job: JobPlan, profile: ClusterProfile) -> list[str]:
     """A task that dies without a word must not leave the others waiting: --kill-on-bad-exit."""
     args = ["--kill-on-bad-exit=1"]
     if job.cpus_per_task:  # srun does not inherit it since Slurm 22.05
         args.append(f"--cpus-per-task={job.cpus_per_task}")
     if profile.container is not None and profile.container.runtime == "pyxis":
-        args += container.pyxis(profile.container.image, profile.container.mounts, run.root)
+        args += container.pyxis(profile.container.image, profile.container.mounts, target.root)
     return args

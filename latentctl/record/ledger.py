@@ -33,11 +33,11 @@ def coming_attempt(run: RunPaths, job: str, events: Iterable[dict[str, Any]] | N
     return max(last, on_disk) + 1
 
 
-def submitting(run: RunPaths, journal: Journal, job: str) -> int | None:
-    """Record the intent to submit. Returns the attempt to hand to `submitted` (None: the first
-    submission)."""
+def submitting(run: RunPaths, journal: Journal, job: str, **data: Any) -> int | None:
+    """Record the intent to submit, with what finds the job again if nothing else is written. Returns the
+    attempt to hand to `submitted` (None: the first submission)."""
     attempt = coming_attempt(run, job)
-    journal.append("submitting", job=job, attempt=attempt)
+    journal.append("submitting", job=job, attempt=attempt, **data)
     return attempt
 
 

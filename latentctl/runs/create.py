@@ -5,21 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import re
 import secrets
 import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from latentctl import __version__
 from latentctl.errors import UserError
 from latentctl.faults.load import resolved
 from latentctl.record.atomic import fsync_dir, write_bytes, write_json
-from latentctl.record.hashes import spec_hash
+from latentctl.record.hashes import content_hash, spec_hash
 from latentctl.record.journal import Journal, now
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import Plan
@@ -27,6 +29,7 @@ from latentctl.runs import snapshot
 from latentctl.spec.cluster import ClusterProfile
 from latentctl.spec.experiment import Experiment
 
+_RERUN = re.compile(r"-r(\d+)$")
 SPEC_VERSION = 1
 LOCK_VERSION = 1
 
@@ -44,12 +47,34 @@ class Point(Protocol):
 
 
 @dataclass(frozen=True)
+class Site:
+    """What all points that one command starts have in common, looked at once."""
+
+    files: list[snapshot.CodeFile]
+    digests: list[tuple[PurePosixPath, str]]
+    """Of the files: where each goes below `code/`, and its SHA-256."""
+
+    @staticmethod
+    def of(plugins: Sequence[str]) -> Site:
+        files = snapshot.code_files(plugins)
+        return Site(files, [(f.target, f.digest()) for f in files])
+
+    @cached_property
+    def packages(self) -> dict[str, str]:
+        return package_versions()
+
+    @cached_property
+    def git(self) -> dict[str, Any] | None:
+        return snapshot.git_state()
+
+
+@dataclass(frozen=True)
 class Identity:
     """What a point is, before anything is written."""
 
     name: str
     content_hash: str
-    files: list[snapshot.CodeFile]
+    site: Site
 
     @property
     def run_id(self) -> str:
@@ -65,24 +90,32 @@ class Prepared:
     created: bool
 
 
-def identify(point: Point) -> Identity:
-    """Name and content hash of a point: the same experiment and the same code are the same run."""
+def identify(point: Point, site: Site | None = None) -> Identity:
+    """Name and content hash of a point: the same experiment and the same code are the same run. `site`: that
+    of an earlier point of the same recipe."""
     experiment = point.experiment
-    files = snapshot.code_files(experiment.plugins)
-    return Identity(experiment.name, snapshot.content_hash(experiment.dump(), files), files)
+    site = site or Site.of(experiment.plugins)
+    return Identity(experiment.name, content_hash(experiment.dump(), site.digests), site)
 
 
-def existing(identity: Identity, runs_dir: Path) -> list[RunPaths]:
+Listing = Mapping[str, Sequence[tuple[int, str]]]
+"""Run id without the `-r2` of a rerun -> (number, name) of each folder, oldest first."""
+
+
+def listing(runs_dir: Path) -> Listing:
+    """What there is: for many points, one look."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for name in os.listdir(runs_dir) if runs_dir.is_dir() else []:
+        match = _RERUN.search(name)
+        base, number = (name[: match.start()], int(match[1])) if match else (name, 1)
+        found.setdefault(base, []).append((number, name))
+    return {base: sorted(names) for base, names in found.items()}
+
+
+def existing(identity: Identity, runs_dir: Path, seen: Listing | None = None) -> list[RunPaths]:
     """The run of this content hash and its reruns, oldest first."""
-    if not runs_dir.is_dir():
-        return []
-    base = identity.run_id
-    found: list[tuple[int, Path]] = []
-    for path in runs_dir.glob(f"{base}*"):
-        number = _rerun_number(path.name, base)
-        if number is not None and (path / "plan.json").is_file():
-            found.append((number, path))
-    return [RunPaths(path) for _, path in sorted(found)]
+    names = (listing(runs_dir) if seen is None else seen).get(identity.run_id, ())
+    return [RunPaths(runs_dir / name) for _, name in names if (runs_dir / name / "plan.json").is_file()]
 
 
 def prepare(
@@ -95,11 +128,13 @@ def prepare(
     identity: Identity | None = None,
     rerun: bool = False,
     command_line: Sequence[str] | None = None,
+    code: Path | None = None,
 ) -> Prepared:
     """Make the run directory: built in a folder beside and renamed, so that it appears whole.
 
     Of two callers with the same thing exactly one gets `created`; the other gets the existing run. With
-    `rerun` each gets a directory of its own: `-r2`, `-r3`. Raises UserError where the plan is refused or
+    `rerun` each gets a directory of its own: `-r2`, `-r3`. `code`: a snapshot below `runs_dir` that it shares
+    with others. Raises UserError where the plan is refused or
     the disk refuses; then nothing is left behind.
     """
     identity = identity or identify(point)
@@ -112,6 +147,10 @@ def prepare(
         raise _disk(error, runs_dir) from error
     try:
         _fill(RunPaths(building), point, identity, profile, recipe_bytes, command_line)
+        if code is None:
+            snapshot.copy_code(identity.site.files, RunPaths(building).code)
+        else:
+            RunPaths(building).code.symlink_to(Path("..", code.relative_to(runs_dir)))
         return _publish(building, plan, identity, runs_dir, make_plan, rerun=rerun)
     except OSError as error:
         raise _disk(error, runs_dir) from error
@@ -187,9 +226,9 @@ def _fill(
         "spec_hash": digest,
         "created": now(),
         "latentctl": __version__,
-        "git": snapshot.git_state(),
+        "git": identity.site.git,
         "python": {"version": platform.python_version(), "executable": sys.executable},
-        "packages": package_versions(),
+        "packages": identity.site.packages,
         "cluster": profile.name,
         "host": socket.gethostname(),
         "command_line": list(sys.argv if command_line is None else command_line),
@@ -197,7 +236,6 @@ def _fill(
     }
     write_json(run.lock, lock)
     resolved(profile.faults.model_dump(), source=f"cluster profile {profile.name}").save(run.faults)
-    snapshot.copy_code(identity.files, run.code)
 
 
 def package_versions() -> dict[str, str]:
@@ -208,13 +246,6 @@ def package_versions() -> dict[str, str]:
         if name:
             found.setdefault(name, distribution.version)
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
-
-
-def _rerun_number(name: str, base: str) -> int | None:
-    if name == base:
-        return 1
-    suffix = name.removeprefix(f"{base}-r")
-    return int(suffix) if suffix != name and suffix.isdigit() else None
 
 
 def _read_plan(run: RunPaths) -> Plan:

@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from latentctl.errors import UserError
-from latentctl.record import hashes
 
 PACKAGES = ("latentctl", "jobs")
 _SKIP_FOLDERS = {"__pycache__", "_data", "node_modules"}
@@ -112,12 +111,6 @@ def code_files(plugins: Sequence[str] = ()) -> list[CodeFile]:
         names[path.name] = plugin
         found.append(CodeFile(path.resolve(), PurePosixPath("plugins", path.name)))
     return found
-
-
-def content_hash(experiment: dict[str, Any], files: Sequence[CodeFile]) -> str:
-    """SHA-256 (hex) of the spec and the bytes of the code; not of where it runs, nor where the code lies
-    here."""
-    return hashes.content_hash(experiment, ((f.target, f.digest()) for f in files))
 
 
 def copy_code(files: Sequence[CodeFile], into: Path) -> None:

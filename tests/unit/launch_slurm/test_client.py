@@ -20,7 +20,7 @@ def bin_dir(tmp_path, monkeypatch):
 
 
 def squeue_row(job_id: str, state: str, comment: str = "", name: str = "") -> str:
-    cells = {"JobID": job_id, "State": state, "Comment": comment, "Name": name, "RestartCnt": "0"}
+    cells = {"JobArrayID": job_id, "State": state, "Comment": comment, "Name": name, "RestartCnt": "0"}
     return "".join(cells.get(n, "").ljust(w) for n, w in slurm_parse._SQUEUE_WIDTHS.items())
 
 
@@ -170,8 +170,26 @@ def test_one_call_for_all_jobs(bin_dir):
     assert client.live([]) == client.ended([]) == {}
     client.cancel([])
     (squeue,), (sacct,) = calls(bin_dir, "squeue"), calls(bin_dir, "sacct")
-    assert "-j 5,6 " in squeue
+    assert squeue.endswith("-j 5,6")
     assert sacct.endswith("-j 6,7")
+
+
+def test_elements_of_an_array_are_asked_for_and_ended_by_their_array(bin_dir):
+    """Of thousands the list must stay short, and neighbours that were not asked for do not count."""
+    rows = "\n".join(squeue_row(f"12_{n}", "PENDING", "sweep/train") for n in range(9))
+    program(bin_dir, "squeue", f"cat <<'E'\n{rows}\n{squeue_row('7', 'RUNNING')}\nE")
+    program(bin_dir, "sacct", "printf '12_3|FAILED|1:0|Unknown|n1|x\n12_[4-8%%2]|PENDING|0:0|Unknown||x\n'")
+    program(bin_dir, "scancel", "true")
+    client = SlurmClient()
+    wanted = [f"12_{n}" for n in (0, 1, 2, 5, 7, 8)]
+    assert set(client.live([*wanted, "7"])) == {*wanted, "7"}
+    assert client.ended(["12_3", "12_4"])["12_3"].state == "FAILED"
+    assert set(client.ended(["12_3", "12_4", "12_9"])) == {"12_3", "12_4"}
+    assert client.named("sweep/train") == ["12"]
+    client.cancel([*wanted, "7", "12_1"])
+    assert calls(bin_dir, "squeue")[0].endswith("-j 12,7")
+    assert calls(bin_dir, "sacct")[0].endswith("-j 12")
+    assert calls(bin_dir, "scancel") == ["12_[0-2,5,7-8] 7"]
 
 
 def test_jobs_that_the_controller_forgot_are_absent_not_an_error(bin_dir):

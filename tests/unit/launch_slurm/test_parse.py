@@ -16,7 +16,7 @@ def squeue_line(**cells: str) -> str:
 def test_a_row_of_squeue_keeps_reasons_with_any_separator():
     reason = "Job's account not permitted | to use, this partition (adm allows admin not lab)"
     text = squeue_line(
-        JobID="12", State="PENDING", RestartCnt="2", exit_code="0", SubmitTime="2026-11-21T04:25:24",
+        JobArrayID="12", State="PENDING", RestartCnt="2", exit_code="0", SubmitTime="2026-11-21T04:25:24",
         Name="a|b, c/train", Comment="a|b, c/train", NodeList="", Reason=reason,
     )  # fmt: skip
     assert slurm_parse.squeue(text + "\n") == [
@@ -38,13 +38,13 @@ def test_a_row_of_squeue_keeps_reasons_with_any_separator():
 def test_lines_that_squeue_never_prints_are_left_out():
     text = (
         "slurm_load_jobs error\n\n"
-        + squeue_line(JobID="x", State="RUNNING")
+        + squeue_line(JobArrayID="x", State="RUNNING")
         + "\n"
-        + squeue_line(JobID="3")
+        + squeue_line(JobArrayID="3")
         + "\n"
     )
     assert slurm_parse.squeue(text) == []
-    (row,) = slurm_parse.squeue(squeue_line(JobID="4", State="RUNNING", RestartCnt="??", Reason="None"))
+    (row,) = slurm_parse.squeue(squeue_line(JobArrayID="4", State="RUNNING", RestartCnt="??", Reason="None"))
     assert (row.restarts, row.reason, row.nodes, row.name) == (None, None, None, None)
 
 

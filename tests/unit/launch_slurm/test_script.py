@@ -67,7 +67,7 @@ def test_a_bare_profile_asks_for_nothing_it_does_not_know():
     }  # fmt: skip
     assert flags(text)["time"] == "1"
     assert flags(text)["signal"] == "USR2@30"  # a short job keeps half of its time
-    assert f" {sys.executable} -u -m submitit.core._submit " in text
+    assert f" {sys.executable} -u -m latentctl.launch.entry {RUN.root} train" in text
 
 
 @pytest.mark.parametrize(("seconds", "minutes"), [(60, "1"), (61, "2"), (3600, "60"), (43_201, "721")])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
 from latentctl.errors import UserError
+from latentctl.record.hashes import content_hash
 from latentctl.runs import snapshot
-from latentctl.runs.snapshot import code_files, content_hash
+from latentctl.runs.snapshot import code_files
 
 
 @pytest.fixture
@@ -23,6 +26,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(snapshot, "PACKAGES", ("jobs",))
     monkeypatch.setattr(snapshot, "package_folder", lambda name: root / name)
     return root
+
+
+def hashed(experiment: dict[str, Any], files: Sequence[snapshot.CodeFile]) -> str:
+    return content_hash(experiment, [(f.target, f.digest()) for f in files])
 
 
 def git(root: Path, *args: str) -> None:
@@ -74,32 +81,32 @@ def test_a_package_inside_an_ignored_environment_is_copied_whole(package: Path) 
 
 
 def test_the_hash_follows_the_bytes_and_not_the_place(package: Path, tmp_path: Path) -> None:
-    before = content_hash({"a": 1}, code_files())
-    assert content_hash({"a": 1}, code_files()) == before
-    assert content_hash({"a": 2}, code_files()) != before
+    before = hashed({"a": 1}, code_files())
+    assert hashed({"a": 1}, code_files()) == before
+    assert hashed({"a": 2}, code_files()) != before
     os.utime(package / "jobs" / "work.py", (1, 1))
-    assert content_hash({"a": 1}, code_files()) == before
+    assert hashed({"a": 1}, code_files()) == before
     moved = [snapshot.CodeFile(tmp_path / "elsewhere" / f.source.name, f.target) for f in code_files()]
     (tmp_path / "elsewhere").mkdir()
     for file, other in zip(code_files(), moved, strict=True):
         other.source.write_bytes(file.source.read_bytes())
-    assert content_hash({"a": 1}, moved) == before
+    assert hashed({"a": 1}, moved) == before
     (package / "jobs" / "work.py").write_text("x = 2\n")
-    assert content_hash({"a": 1}, code_files()) != before
+    assert hashed({"a": 1}, code_files()) != before
 
 
 def test_key_order_does_not_matter_to_the_hash(package: Path) -> None:
     files = code_files()
-    assert content_hash({"a": 1, "b": 2}, files) == content_hash({"b": 2, "a": 1}, files)
+    assert hashed({"a": 1, "b": 2}, files) == hashed({"b": 2, "a": 1}, files)
 
 
 def test_plugins_go_in_under_their_names(package: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("y = 1\n")
     files = code_files([str(tmp_path / "mine.py")])
     assert files[-1].target == PurePosixPath("plugins/mine.py")
-    one = content_hash({}, files)
+    one = hashed({}, files)
     (tmp_path / "mine.py").write_text("y = 2\n")
-    assert content_hash({}, code_files([str(tmp_path / "mine.py")])) != one
+    assert hashed({}, code_files([str(tmp_path / "mine.py")])) != one
 
 
 def test_bad_plugins_are_refused(package: Path, tmp_path: Path) -> None:
