@@ -10,6 +10,8 @@ from latentctl.cli import launching, output
 from latentctl.errors import UserError
 from latentctl.runs.sweeps import select
 
+_EACH = 10
+"""So many are named one by one."""
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -18,6 +20,10 @@ def retry(
     runs: Annotated[
         list[str], typer.Argument(help="Runs or sweeps; a prefix or @last will do.", show_default=False)
     ],
+    failed: Annotated[
+        bool,
+        typer.Option("--failed", help="Only those that failed or got lost, without a word of others."),
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow until it ends; Ctrl-C lets it go on.")] = False,
     runs_dir: output.RunsDir = None,
     as_json: output.Json = False,
@@ -33,20 +39,25 @@ def retry(
 
     root = output.runs_dir(runs_dir)
     seen = observe(select(root, runs))
+    views = [v for v in seen.views if not failed or v.state in ("failed", "lost")]
+    if not views:
+        output.note(f"none of {len(seen.views)} runs has failed: nothing to do")
+        return output.print_json("resubmitted", {"runs": []}) if as_json else None
     able, problems = [], []
-    for view in seen.views:
+    for view in views:
         problem = retryable(view)
         (problems.append(problem) if problem else able.append(view))
     if problems and not able:
         raise UserError(problems=problems)
     for problem in problems:
         output.note(f"left as it is: {problem.text()}")
-    rows = []
-    for view in able:
-        jobs = resubmit(view)
-        rows.append({"run": view.run.id, "jobs": jobs})
-        output.note(f"resubmitted {view.run.id}: {', '.join(jobs)}")
+    done = resubmit(able, root)
+    if len(done) > _EACH:
+        output.note(f"resubmitted {len(done)} runs")
+    else:
+        for run, jobs in done.items():
+            output.note(f"resubmitted {run}: {', '.join(jobs)}")
     if as_json and not wait:
-        output.print_json("resubmitted", {"runs": rows})
+        output.print_json("resubmitted", {"runs": [{"run": r, "jobs": jobs} for r, jobs in done.items()]})
     name = able[0].run.id if len(able) == 1 else runs[0]
     launching.finish([v.run for v in able], name, wait=wait, as_json=as_json and wait)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
 from latentctl.errors import Problem
 from latentctl.launch import executor_for
+from latentctl.launch.observe import observe_one
+from latentctl.launch.protocol import Batch
 from latentctl.launch.start import held_interrupts
+from latentctl.launch.stopping import cancel_run
+from latentctl.record import ledger
+from latentctl.record.atomic import try_read_json
 from latentctl.record.journal import Journal
+from latentctl.record.sweeps import SWEEPS, membership
 from latentctl.runs.view import JobView, RunView
 
 _GOES_ON = ("submitted", "pending", "running")
@@ -36,21 +46,48 @@ def _unwatched(job: JobView) -> bool:
     return local and job.fact is not None and job.fact.state == "gone"
 
 
-def resubmit(view: RunView) -> list[str]:
-    """Submit the jobs without a result; returns their names. What was found lost is first written down.
+def resubmit(views: Sequence[RunView], runs_dir: Path) -> dict[str, list[str]]:
+    """Submit the jobs without a result of each run; returns their names. What was found lost is first written
+    down. Runs of one sweep go together.
 
-    Raises UserError where the scheduler refuses; the run is then as it was.
+    Raises UserError where the scheduler refuses; runs that were to go together are then as they were.
     """
+    sweeps = membership(runs_dir)
+    groups: dict[str, list[RunView]] = {}
+    for view in views:
+        sweep = (sweeps.get(view.run.id) or {}).get("sweep")
+        cluster = json.dumps(view.plan.cluster, sort_keys=True)
+        groups.setdefault(f"{sweep} {cluster}" if sweep else view.run.id, []).append(view)
+    done: dict[str, list[str]] = {}
+    for group in groups.values():
+        sweep = (sweeps.get(group[0].run.id) or {}).get("sweep")
+        done |= _together(group, _batch(runs_dir / SWEEPS / sweep) if sweep and len(group) > 1 else None)
+    return done
+
+
+def _batch(folder: Path) -> Batch:
+    """With the limit that the sweep was submitted with."""
+    return Batch(folder.name, folder, (try_read_json(folder / "sweep.json") or {}).get("parallel"))
+
+
+def _together(views: Sequence[RunView], batch: Batch | None) -> dict[str, list[str]]:
     from latentctl.spec.cluster import ClusterProfile
 
-    executor = executor_for(ClusterProfile.model_validate(view.plan.cluster))
+    executor = executor_for(ClusterProfile.model_validate(views[0].plan.cluster))
+    waiting = {v.run.id: [job.name for job in ledger.unfinished(v.run, v.plan)] for v in views}
     with held_interrupts() as held:
-        journal = Journal(view.run.journal)
-        for job in view.jobs:
-            if job.state == "lost":
-                journal.append("lost", job=job.name, attempt=job.attempt or None, message=job.why)
-        handles = executor.submit(view.run, view.plan)
+        for view in views:
+            for job in view.jobs:
+                if job.state == "lost":
+                    Journal(view.run.journal).append(
+                        "lost", job=job.name, attempt=job.attempt or None, message=job.why
+                    )
+        if batch is not None:
+            executor.submit_all([(v.run, v.plan) for v in views], batch)
+        else:
+            executor.submit(views[0].run, views[0].plan)
         if held.came:
-            executor.cancel(view.run, handles)
+            for view in views:
+                cancel_run(observe_one(view.run))
             raise KeyboardInterrupt
-    return [h.job for h in handles]
+    return waiting

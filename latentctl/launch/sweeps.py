@@ -102,7 +102,7 @@ def start_sweep(
                 sweep.started.append(one)
                 if held.came:
                     raise KeyboardInterrupt
-            _list(sweep, points, folder)
+            _list(sweep, points, folder, parallel)
             new = [(s.run, s.plan) for s in sweep.started if s.created]
             if new:
                 handles = executor.submit_all(new, Batch(sweep.id, folder, parallel))
@@ -171,13 +171,13 @@ def _snapshot(site: create.Site, folder: Path) -> Path:
     return code
 
 
-def _list(sweep: Sweep, points: Sequence[SweepPoint], folder: Path) -> None:
+def _list(sweep: Sweep, points: Sequence[SweepPoint], folder: Path, parallel: int | None) -> None:
     """sweep.json, before anything is submitted: whatever happens then, the points are known."""
     rows: list[dict[str, Any]] = []
     for point, one in zip(points, sweep.started, strict=True):
         parts = [{"run": one.run.id, "stage": p.stage, "varies": dict(p.varies)} for p in point.parts]
         rows += parts or [{"run": one.run.id, "varies": dict(point.varies)}]
-    listed = {"version": VERSION, "id": sweep.id, "created": now(), "points": rows}
+    listed = {"version": VERSION, "id": sweep.id, "created": now(), "parallel": parallel, "points": rows}
     write_json(folder / "sweep.json", listed)
 
 

@@ -128,8 +128,11 @@ def test_a_refusal_takes_back_what_was_accepted_before(make_run, queue) -> None:
     with pytest.raises(UserError, match="Slurm refused job 'score'") as caught:
         sweep.submit()
     assert caught.value.problems[0].key == "mem"
-    left = subprocess.run(["squeue", "-h", "-o", "%j"], capture_output=True, text=True, check=True).stdout
-    assert sweep.folder.name not in left
+    listed = ["squeue", "-h", "-o", "%j"]  # elements that had begun are on their way out
+    sweep.runs[0].wait(
+        lambda: sweep.folder.name not in subprocess.run(listed, capture_output=True, text=True).stdout,
+        what="the end of what was accepted",
+    )
     for run in sweep.runs:
         assert fold(read(run.paths.journal), "train")[0] == "cancelled"
 
