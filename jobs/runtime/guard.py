@@ -18,7 +18,7 @@ from jobs.data.plugins import load_plugins
 from jobs.methods.protocol import World
 from jobs.runtime.errors import JobUserError
 from latentctl.record.atomic import try_read_json
-from latentctl.record.hashes import content_hash, spec_hash
+from latentctl.record.hashes import code_bytes, content_hash, spec_hash
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
 from latentctl.spec import methods
@@ -81,7 +81,7 @@ def check_content(run: RunPaths, plan: Plan) -> None:
         (PurePosixPath(p.relative_to(run.code).as_posix()), hashlib.sha256(p.read_bytes()).hexdigest())
         for p in files
     )
-    if content_hash(_read(run.spec)["experiment"], digests) != plan.content_hash:
+    if content_hash(_read(run.spec)["experiment"], code_bytes(digests)) != plan.content_hash:
         raise JobUserError(
             "the snapshot is not what was submitted: a file in it was changed, added or lost",
             where=str(run.code),

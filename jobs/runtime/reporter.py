@@ -197,7 +197,7 @@ class Reporter:
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
             }
-            write_json(self.job.heartbeat, beat, indent=None)
+            write_json(self.job.heartbeat, beat, pretty=False)
         if time.monotonic() - self._said >= _SAY_EVERY_S:
             self._say(told["step"], told["metrics"])
 

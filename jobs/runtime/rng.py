@@ -62,7 +62,7 @@ def restore(state: dict[str, Any]) -> None:
 
 def save(folder: Path, rank: int) -> None:
     """Each rank of a checkpoint writes its own."""
-    write_json(_path(folder, rank), capture(), indent=None)
+    write_json(_path(folder, rank), capture(), pretty=False)
 
 
 def load(folder: Path, rank: int) -> None:

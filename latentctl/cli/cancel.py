@@ -8,9 +8,11 @@ import typer
 
 from latentctl.cli import output
 from latentctl.launch.observe import observe
-from latentctl.launch.stopping import cancel_run
+from latentctl.launch.stopping import cancel_runs
 from latentctl.runs.sweeps import select
 
+_EACH = 10
+"""So many are named one by one."""
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -28,18 +30,20 @@ def cancel(
     """
     root = output.runs_dir(runs_dir)
     seen = observe(select(root, runs))
-    rows = []
-    for view in seen.views:
-        stopped = cancel_run(view)
-        rows.append({"run": view.run.id, "cancelled": stopped})
+    stopped = cancel_runs(seen.views)
+    if len(stopped) > _EACH:
         output.note(
-            f"cancelled {view.run.id}: {', '.join(stopped)}"
-            if stopped
-            else f"{view.run.id} has ended already: {view.state}"
+            f"cancelled {sum(map(bool, stopped.values()))} of {len(stopped)} runs; the others had ended"
         )
+    else:
+        for view in seen.views:
+            jobs = ", ".join(stopped[view.run.id])
+            ended = f"{view.run.id} has ended already: {view.state}"
+            output.note(f"cancelled {view.run.id}: {jobs}" if jobs else ended)
     if as_json:
+        rows = [{"run": run, "cancelled": jobs} for run, jobs in stopped.items()]
         output.print_json("cancelled", {"runs": rows})
-    hit = [r["run"] for r in rows if r["cancelled"]]
+    hit = [run for run, jobs in stopped.items() if jobs]
     if hit:
         output.next_commands(
             [(f"latentctl retry {hit[0]}", "resume it"), (f"latentctl show {hit[0]}", "what it did")]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from latentctl.record.atomic import read_json, write_json
+from latentctl.record.atomic import json_text, read_json, write_text
 
 Action = Literal["stop", "requeue", "requeue_elsewhere", "smaller_micro_batch"]
 """`requeue_elsewhere`: and the node is left out for a while. `smaller_micro_batch`: half of it, at the same
@@ -94,9 +94,13 @@ class Rules:
         """What a line by itself speaks of."""
         return next((rule for rule in self.rules if rule.matches(line)), None)
 
-    def save(self, path: Path) -> None:
+    def text(self) -> str:
+        """As JSON."""
         rules = [rule.dump() for rule in self.rules]
-        write_json(path, {"retries": self.retries, "exclude_s": self.exclude_s, "rules": rules})
+        return json_text({"retries": self.retries, "exclude_s": self.exclude_s, "rules": rules})
+
+    def save(self, path: Path) -> None:
+        write_text(path, self.text())
 
     @staticmethod
     def load(path: Path) -> Rules:

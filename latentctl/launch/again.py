@@ -8,10 +8,10 @@ from pathlib import Path
 
 from latentctl.errors import Problem
 from latentctl.launch import executor_for
-from latentctl.launch.observe import observe_one
+from latentctl.launch.observe import observe
 from latentctl.launch.protocol import Batch
 from latentctl.launch.start import held_interrupts
-from latentctl.launch.stopping import cancel_run
+from latentctl.launch.stopping import cancel_runs
 from latentctl.record import ledger
 from latentctl.record.atomic import try_read_json
 from latentctl.record.journal import Journal
@@ -87,7 +87,6 @@ def _together(views: Sequence[RunView], batch: Batch | None) -> dict[str, list[s
         else:
             executor.submit(views[0].run, views[0].plan)
         if held.came:
-            for view in views:
-                cancel_run(observe_one(view.run))
+            cancel_runs(observe([view.run for view in views]).views)
             raise KeyboardInterrupt
     return waiting

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from latentctl.launch.protocol import Batch, Handle
 from latentctl.launch.slurm_client import Refused, SlurmClient, SlurmError
 from latentctl.launch.slurm_script import Target, submission
 from latentctl.record import ledger
-from latentctl.record.atomic import write_text
+from latentctl.record.atomic import together, write_text
 from latentctl.record.journal import Journal
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
@@ -51,7 +51,7 @@ def alike(runs: Sequence[tuple[RunPaths, Plan]], size: int) -> list[Alike]:
     for run, plan in runs:
         jobs = ledger.unfinished(run, plan)
         code = run.code.resolve()
-        key = json.dumps([str(code), *map(asdict, jobs)])
+        key = json.dumps([str(code), *map(vars, jobs)])
         sets.setdefault(key, Alike([], jobs, code)).members.append((run, plan))
     return [
         Alike(one.members[begin : begin + size], one.jobs, one.code)
@@ -70,9 +70,8 @@ def submit(
     for one in sets:
         listed = batch.folder / "arrays" / f"{one.digest}.txt"
         write_text(listed, "".join(f"{run.root}\n" for run, _ in one.members))
-        ids: dict[str, str] = {}
-        for job in one.jobs:
-            target = Target(
+        targets = {
+            job.name: Target(
                 name=f"{batch.name}/{job.name}-{one.digest}",
                 what=f"@{listed}",
                 root=batch.folder.parents[1],
@@ -82,13 +81,28 @@ def submit(
                 count=len(one.members),
                 parallel=parallel,
             )
+            for job in one.jobs
+        }
+        with together(batch.folder):
+            attempts = [
+                ledger.submitting(run, {job: {"name": t.name, "element": i} for job, t in targets.items()})
+                for i, (run, _) in enumerate(one.members)
+            ]
+        ids: dict[str, str] = {}
+        for job in one.jobs:
+            target = targets[job.name]
             after = [ids[parent] for parent in job.after if parent in ids]
-            handles = _array(one, job, target, after, profile=profile, client=client, name=name)
-            ids[job.name] = handles[0].id.partition("_")[0]
-            yield handles
+            array = ids[job.name] = _send(one, job, target, after, profile=profile, client=client)
+            with together(batch.folder):
+                for i, (run, _) in enumerate(one.members):
+                    ledger.submitted(
+                        Journal(run.journal), job.name, attempts[i][job.name], executor=name,
+                        id=f"{array}_{i}", name=target.name, logs=str(target.folder),
+                    )  # fmt: skip
+            yield [Handle(name, f"{array}_{i}", job.name, target.name) for i in range(len(one.members))]
 
 
-def _array(
+def _send(
     one: Alike,
     job: JobPlan,
     target: Target,
@@ -96,27 +110,17 @@ def _array(
     *,
     profile: ClusterProfile,
     client: SlurmClient,
-    name: str,
-) -> list[Handle]:
+) -> str:
+    """The array's id. Raises UserError."""
     prepared = submission(target, one.members[0][1], job, profile=profile, client=client, after=after)
-    journals = [Journal(run.journal) for run, _ in one.members]
-    attempts = [
-        ledger.submitting(run, journal, job.name, name=target.name, element=i)
-        for i, ((run, _), journal) in enumerate(zip(one.members, journals, strict=True))
-    ]
     try:
-        array = prepared.send()
+        return prepared.send()
     except Refused as error:
+        facts = None
         with contextlib.suppress(SlurmError):
-            raise slurm_words.refusal(error.said, job=job, profile=profile, facts=client.facts()) from None
-        raise slurm_words.refusal(error.said, job=job, profile=profile, facts=None) from None
+            facts = client.facts()
+        raise slurm_words.refusal(error.said, job=job, profile=profile, facts=facts) from None
     except BaseException:  # Ctrl-C too: what Slurm took without our hearing of it must not run
         with contextlib.suppress(SlurmError):
             client.cancel(client.named(target.name))
         raise
-    for i, (journal, attempt) in enumerate(zip(journals, attempts, strict=True)):
-        ledger.submitted(
-            journal, job.name, attempt, executor=name, id=f"{array}_{i}", name=target.name,
-            logs=str(target.folder),
-        )  # fmt: skip
-    return [Handle(name, f"{array}_{i}", job.name, target.name) for i in range(len(one.members))]

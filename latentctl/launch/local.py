@@ -69,9 +69,7 @@ class LocalExecutor:
         while _ending(run, jobs) and time.monotonic() < deadline:
             time.sleep(0.05)
         if jobs and holder_of(run.supervisor_lease) is None:
-            journal = Journal(run.journal)
-            for job in jobs:
-                ledger.submitting(run, journal, job.name)
+            ledger.submitting(run, {job.name: {} for job in jobs})
             self._start(run)  # the supervisor says `submitted`
         events = list(read(run.journal))
         found = {job.name: ledger.last_submission(events, job.name) for job in jobs}
@@ -164,6 +162,10 @@ class LocalExecutor:
         if left:
             raise UserError(f"processes do not end: {', '.join(str(p.pid) for p in left)}", code=Exit.CLUSTER)
         self._record_cancelled(run)
+
+    def cancel_all(self, runs: Sequence[tuple[RunPaths, Sequence[Handle]]]) -> None:
+        for run, handles in runs:
+            self.cancel(run, handles)
 
     def _record_cancelled(self, run: RunPaths) -> None:
         journal, events = Journal(run.journal), list(read(run.journal))

@@ -87,7 +87,7 @@ class SlurmExecutor:
         after = [ids[name] for name in job.after if name in ids]  # the others have their result already
         target = Target.of_run(run, job.name)
         prepared = submission(target, plan, job, profile=self.profile, client=self.client, after=after)
-        attempt = ledger.submitting(run, journal, job.name, name=target.name)
+        attempt = ledger.submitting(run, {job.name: {"name": target.name}})[job.name]
         try:
             slurm_id = prepared.send()
         except Refused as error:
@@ -153,15 +153,22 @@ class SlurmExecutor:
         return [_fact(h, rows.get(h.id), trouble) for h in handles]
 
     def cancel(self, run: RunPaths, handles: Sequence[Handle]) -> None:
-        if not handles:
+        self.cancel_all([(run, handles)])
+
+    def cancel_all(self, runs: Sequence[tuple[RunPaths, Sequence[Handle]]]) -> None:
+        ids = [handle.id for _, handles in runs for handle in handles]
+        if not ids:
             return
         self.client.ping()
-        self.client.cancel([h.id for h in handles])
-        journal = Journal(run.journal)
-        for handle in handles:
-            state, attempt, _ = fold(read(run.journal), handle.job)
-            if state not in TERMINAL:
-                journal.append("cancelled", job=handle.job, attempt=attempt or None, id=handle.id)
+        self.client.cancel(ids)
+        for run, handles in runs:
+            events = list(read(run.journal))
+            for handle in handles:
+                state, attempt, _ = fold(events, handle.job)
+                if state not in TERMINAL:
+                    Journal(run.journal).append(
+                        "cancelled", job=handle.job, attempt=attempt or None, id=handle.id
+                    )
 
     def scheduler_logs(self, run: RunPaths, job: JobPlan) -> list[Path]:
         """What Slurm and the entries wrote, oldest first; requeues append to the same files."""

@@ -158,11 +158,23 @@ def environment(profile: ClusterProfile, client: SlurmClient) -> dict[str, str]:
 def _parameters(
     target: Target, job: JobPlan, profile: ClusterProfile, after: Sequence[str]
 ) -> dict[str, Any]:
-    gpus = f"{profile.gpu_type}:{job.gpus_per_node}" if profile.gpu_type else job.gpus_per_node
     kind = "afterok" if target.count is None else "aftercorr"
-    wanted = {
-        "job_name": target.name,
+    more = {
         "comment": target.name,
+        "dependency": ":".join([kind, *after]) if after else None,
+        "array_parallelism": None if target.count is None else target.parallel or target.count,
+        "setup": _setup(target, profile),
+        "srun_args": _srun(target, job, profile),
+    }
+    said = {**_asked(target.name, job, profile), **more}
+    return {"wckey": None, **{k: v for k, v in said.items() if v is not None}}
+
+
+def _asked(name: str, job: JobPlan, profile: ClusterProfile) -> dict[str, Any]:
+    """Name, place and resources, as submitit calls them."""
+    gpus = f"{profile.gpu_type}:{job.gpus_per_node}" if profile.gpu_type else job.gpus_per_node
+    return {
+        "job_name": name,
         "partition": profile.partition,
         "account": profile.account,
         "qos": profile.qos,
@@ -173,19 +185,13 @@ def _parameters(
         "cpus_per_task": job.cpus_per_task,
         "gpus_per_node": gpus if job.gpus_per_node else None,
         "mem": f"{job.mem_mb}M" if job.mem_mb else None,
-        "dependency": ":".join([kind, *after]) if after else None,
-        "array_parallelism": None if target.count is None else target.parallel or target.count,
-        "setup": _setup(target, profile),
-        "srun_args": _srun(target, job, profile),
     }
-    return {"wckey": None, **{k: v for k, v in wanted.items() if v is not None}}
 
 
 def flags(run: RunPaths, job: JobPlan, profile: ClusterProfile) -> dict[str, str]:
     """What the job asks of Slurm, as sbatch has it: for `--test-only`."""
-    asked = _parameters(Target.of_run(run, job.name), job, profile, [])
-    left_out = ("setup", "srun_args", "wckey", "comment")
-    return {k.replace("_", "-"): str(v) for k, v in asked.items() if k not in left_out}
+    asked = _asked(job_name(run, job.name), job, profile)
+    return {k.replace("_", "-"): str(v) for k, v in asked.items() if v is not None}
 
 
 def _further(target: Target, profile: ClusterProfile, *, signal_lead: int) -> dict[str, Any]:

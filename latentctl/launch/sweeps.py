@@ -17,7 +17,7 @@ from latentctl.launch.observe import handle_of, observe
 from latentctl.launch.protocol import Batch, Handle
 from latentctl.launch.start import Started, held_interrupts
 from latentctl.plan.build import build_plan
-from latentctl.record.atomic import write_json
+from latentctl.record.atomic import together, write_json
 from latentctl.record.journal import now
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import Plan
@@ -94,15 +94,17 @@ def start_sweep(
     handles: list[Handle] = []
     with held_interrupts() as held:
         try:
-            for point, identity, plan, old in zip(points, identities, plans, before, strict=True):
-                if old:
-                    one = Started(old[-1], Plan.load(old[-1].plan), created=False)
-                else:
-                    one = _prepare(recipe, point, identity, plan, profile, folder, rerun=rerun)
-                sweep.started.append(one)
-                if held.came:
-                    raise KeyboardInterrupt
-            _list(sweep, points, folder, parallel)
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            with together(runs_dir):
+                for point, identity, plan, old in zip(points, identities, plans, before, strict=True):
+                    if old:
+                        one = Started(old[-1], Plan.load(old[-1].plan), created=False)
+                    else:
+                        one = _prepare(recipe, point, identity, plan, profile, folder, rerun=rerun)
+                    sweep.started.append(one)
+                    if held.came:
+                        raise KeyboardInterrupt
+                _list(sweep, points, folder, parallel)
             new = [(s.run, s.plan) for s in sweep.started if s.created]
             if new:
                 handles = executor.submit_all(new, Batch(sweep.id, folder, parallel))

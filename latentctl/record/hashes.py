@@ -21,9 +21,11 @@ def spec_hash(experiment: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(experiment)).hexdigest()
 
 
-def content_hash(experiment: dict[str, Any], code: Iterable[tuple[PurePosixPath, str]]) -> str:
-    """SHA-256 (hex) of an experiment and its code: (path below `code/`, SHA-256 of its bytes) per file."""
-    total = hashlib.sha256(canonical(experiment))
-    for path, digest in sorted(code):
-        total.update(f"\0{path}\0{digest}".encode())
-    return total.hexdigest()
+def code_bytes(code: Iterable[tuple[PurePosixPath, str]]) -> bytes:
+    """What of the code goes into `content_hash`: (path below `code/`, SHA-256 of its bytes) per file."""
+    return "".join(f"\0{path}\0{digest}" for path, digest in sorted(code)).encode()
+
+
+def content_hash(experiment: dict[str, Any], code: bytes) -> str:
+    """SHA-256 (hex) of an experiment and of its code (`code_bytes`)."""
+    return hashlib.sha256(canonical(experiment) + code).hexdigest()

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from latentctl.record.atomic import fsync
 
 VERSION = 1
 
@@ -43,36 +46,48 @@ def process_start(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
+@cache
+def _writer(pid: int) -> str:
+    return f"{socket.gethostname()}-{boot_id()[:8]}-{pid}-{process_start(pid) or 0}"
+
+
 class Journal:
     """Writes events of this process. Cheap to make; the file appears with the first event."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        pid = os.getpid()
-        name = f"{socket.gethostname()}-{boot_id()[:8]}-{pid}-{process_start(pid) or 0}.jsonl"
-        self.path = folder / name
+        self.path = folder / f"{_writer(os.getpid())}.jsonl"
 
     def append(self, event: str, *, job: str | None = None, attempt: int | None = None, **data: Any) -> None:
         """Append one event durably. Raises OSError where the disk refuses."""
-        row: dict[str, Any] = {"v": VERSION, "event": event, "time": now()}
-        if job is not None:
-            row["job"] = job
-        if attempt is not None:
-            row["attempt"] = attempt
-        row.update(data)
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        whose = {k: v for k, v in (("job", job), ("attempt", attempt)) if v is not None}
+        self.append_all([(event, {**whose, **data})])
+
+    def append_all(self, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Append several, (event, its data) each, with one write. Raises OSError where the disk refuses."""
+        at = now()
+        rows = [{"v": VERSION, "event": event, "time": at, **data} for event, data in events]
+        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows]
+        fd = self._open()
         try:
             size = os.fstat(fd).st_size
             if size and os.pread(fd, 1, size - 1) != b"\n":  # a torn line of a write that failed half-way
-                line = b"\n" + line
-            written = os.write(fd, line)
-            if written != len(line):
-                raise OSError(f"{self.path}: short write ({written} of {len(line)} bytes)")
-            os.fsync(fd)
+                lines.insert(0, b"\n")
+            text = b"".join(lines)
+            written = os.write(fd, text)
+            if written != len(text):
+                raise OSError(f"{self.path}: short write ({written} of {len(text)} bytes)")
+            fsync(fd)
         finally:
             os.close(fd)
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        try:
+            return os.open(self.path, flags, 0o644)
+        except FileNotFoundError:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return os.open(self.path, flags, 0o644)
 
 
 def read(folder: Path) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ acceptance, so that a crash between the two leaves a trace and the run id can be
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from latentctl.record import states
@@ -33,12 +33,17 @@ def coming_attempt(run: RunPaths, job: str, events: Iterable[dict[str, Any]] | N
     return max(last, on_disk) + 1
 
 
-def submitting(run: RunPaths, journal: Journal, job: str, **data: Any) -> int | None:
-    """Record the intent to submit, with what finds the job again if nothing else is written. Returns the
-    attempt to hand to `submitted` (None: the first submission)."""
-    attempt = coming_attempt(run, job)
-    journal.append("submitting", job=job, attempt=attempt, **data)
-    return attempt
+def submitting(run: RunPaths, jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
+    """Record the intent to submit jobs, each with what finds it again if nothing else is written. Returns the
+    attempts to hand to `submitted` (None: the first submission)."""
+    events = list(read(run.journal))
+    attempts = {job: coming_attempt(run, job, events) for job in jobs}
+    rows = []
+    for job, data in jobs.items():
+        whose = {"job": job} if attempts[job] is None else {"job": job, "attempt": attempts[job]}
+        rows.append(("submitting", {**whose, **data}))
+    Journal(run.journal).append_all(rows)
+    return attempts
 
 
 def submitted(

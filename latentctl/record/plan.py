@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +70,7 @@ class Plan:
         return next(j for j in self.jobs if stage in j.stages)
 
     def save(self, path: Path) -> None:
-        write_json(path, asdict(self))
+        write_json(path, {**vars(self), "jobs": [vars(job) for job in self.jobs]})
 
     @staticmethod
     def load(path: Path) -> Plan:

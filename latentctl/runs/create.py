@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import platform
 import re
@@ -12,16 +14,15 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from importlib import metadata
-from pathlib import Path, PurePosixPath
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 from latentctl import __version__
 from latentctl.errors import UserError
 from latentctl.faults.load import resolved
-from latentctl.record.atomic import fsync_dir, write_bytes, write_json
-from latentctl.record.hashes import content_hash, spec_hash
+from latentctl.record.atomic import fsync_dir, write_bytes, write_json, write_text
+from latentctl.record.hashes import code_bytes, content_hash, spec_hash
 from latentctl.record.journal import Journal, now
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import Plan
@@ -30,6 +31,7 @@ from latentctl.spec.cluster import ClusterProfile
 from latentctl.spec.experiment import Experiment
 
 _RERUN = re.compile(r"-r(\d+)$")
+_INSTALLED = re.compile(r"([^-]+)-([^-]+)\.(?:dist|egg)-info")
 SPEC_VERSION = 1
 LOCK_VERSION = 1
 
@@ -51,13 +53,13 @@ class Site:
     """What all points that one command starts have in common, looked at once."""
 
     files: list[snapshot.CodeFile]
-    digests: list[tuple[PurePosixPath, str]]
-    """Of the files: where each goes below `code/`, and its SHA-256."""
+    code: bytes
+    """What of the files goes into a content hash."""
 
     @staticmethod
     def of(plugins: Sequence[str]) -> Site:
         files = snapshot.code_files(plugins)
-        return Site(files, [(f.target, f.digest()) for f in files])
+        return Site(files, code_bytes((f.target, f.digest()) for f in files))
 
     @cached_property
     def packages(self) -> dict[str, str]:
@@ -95,7 +97,7 @@ def identify(point: Point, site: Site | None = None) -> Identity:
     of an earlier point of the same recipe."""
     experiment = point.experiment
     site = site or Site.of(experiment.plugins)
-    return Identity(experiment.name, content_hash(experiment.dump(), site.digests), site)
+    return Identity(experiment.name, content_hash(experiment.dump(), site.code), site)
 
 
 Listing = Mapping[str, Sequence[tuple[int, str]]]
@@ -146,7 +148,7 @@ def prepare(
     except OSError as error:
         raise _disk(error, runs_dir) from error
     try:
-        _fill(RunPaths(building), point, identity, profile, recipe_bytes, command_line)
+        _fill(RunPaths(building), point, identity, profile, recipe_bytes, command_line, pretty=code is None)
         if code is None:
             snapshot.copy_code(identity.site.files, RunPaths(building).code)
         else:
@@ -191,14 +193,11 @@ def _publish(
 
 
 def _write_plan(building: Path, plan: Plan) -> None:
-    """The plan and its jobs' folders; the journal starts with one `planned` per job."""
+    """The plan; the journal starts with one `planned` per job."""
     run = RunPaths(building)
     plan.save(run.plan)
     shutil.rmtree(run.journal, ignore_errors=True)
-    journal = Journal(run.journal)
-    for job in plan.jobs:
-        run.job(job.name).scheduler.mkdir(parents=True, exist_ok=True)
-        journal.append("planned", job=job.name)
+    Journal(run.journal).append_all([("planned", {"job": job.name}) for job in plan.jobs])
 
 
 def _fill(
@@ -208,8 +207,11 @@ def _fill(
     profile: ClusterProfile,
     recipe_bytes: bytes,
     command_line: Sequence[str] | None,
+    *,
+    pretty: bool,
 ) -> None:
-    """Everything that does not depend on the run's number."""
+    """Everything that does not depend on the run's number. `pretty`: one key a line, for people; of a
+    thousand points nobody reads each."""
     experiment = point.experiment.dump()
     digest = spec_hash(experiment)
     write_bytes(run.recipe, recipe_bytes)
@@ -219,7 +221,7 @@ def _fill(
         "provenance": dict(point.provenance),
         "spec_hash": digest,
     }
-    write_json(run.spec, spec)
+    write_json(run.spec, spec, pretty=pretty)
     lock = {
         "version": LOCK_VERSION,
         "content_hash": identity.content_hash,
@@ -234,18 +236,26 @@ def _fill(
         "command_line": list(sys.argv if command_line is None else command_line),
         "cwd": os.getcwd(),
     }
-    write_json(run.lock, lock)
-    resolved(profile.faults.model_dump(), source=f"cluster profile {profile.name}").save(run.faults)
+    write_json(run.lock, lock, pretty=pretty)
+    write_text(run.faults, _rules(profile.name, profile.faults.model_dump_json()))
+
+
+@cache
+def _rules(cluster: str, faults: str) -> str:
+    """`faults.json`, the same for all runs on a cluster."""
+    return resolved(json.loads(faults), source=f"cluster profile {cluster}").text()
 
 
 def package_versions() -> dict[str, str]:
-    """Installed distributions of this interpreter, none of them imported."""
-    found: dict[str, Any] = {}
-    for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:
-            found.setdefault(name, distribution.version)
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+    """Installed distributions of this interpreter, by the names of their folders: ten times as fast as reading
+    what is in them."""
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(folder or "."):
+                if match := _INSTALLED.fullmatch(entry):
+                    found.setdefault(match[1].replace("_", "-").lower(), match[2])
+    return dict(sorted(found.items()))
 
 
 def _read_plan(run: RunPaths) -> Plan:

@@ -38,7 +38,7 @@ stages:
 """
 PROFILE = "name: fake\nexecutor: slurm\ntime: 1h\n"
 PROGRAMS = {
-    "sbatch": 'n=$(wc -l < "$CALLS"); echo $((1000 + n))',
+    "sbatch": 'n=$(wc -l < "$LATENTCTL_CALLS"); echo $((1000 + n))',
     "squeue": "true",
     "sacct": "true",
     "scancel": "true",
@@ -52,7 +52,7 @@ def programs(folder: Path) -> None:
     """Each notes its name and answers."""
     for name, body in PROGRAMS.items():
         path = folder / name
-        path.write_text(f'#!/bin/sh\necho {name} >> "$CALLS"\n{body}\n')
+        path.write_text(f'#!/bin/sh\necho {name} >> "$LATENTCTL_CALLS"\n{body}\n')
         path.chmod(0o755)
 
 
@@ -61,7 +61,7 @@ def run(work: Path, *args: str) -> tuple[float, float, Counter[str]]:
     calls = work / "calls"
     calls.write_text("")
     env = {k: v for k, v in os.environ.items() if not k.startswith(("LATENTCTL_", "SLURM_"))}
-    env |= {"PYTHONPATH": str(REPO), "CALLS": str(calls), "PATH": f"{work / 'bin'}:{env['PATH']}"}
+    env |= {"PYTHONPATH": str(REPO), "LATENTCTL_CALLS": str(calls), "PATH": f"{work / 'bin'}:{env['PATH']}"}
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run([*CLI, *args], cwd=work, env=env, capture_output=True, text=True)
     if done.returncode not in (0, 1):
@@ -79,7 +79,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    work = Path(tempfile.mkdtemp(prefix="bench-sweep-"))
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # else the disk's own time is in it
+    work = Path(tempfile.mkdtemp(prefix="bench-sweep-", dir=memory))
     (work / "bin").mkdir()
     programs(work / "bin")
     (work / "recipe.yaml").write_text(RECIPE)

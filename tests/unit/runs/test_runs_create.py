@@ -158,7 +158,7 @@ def test_the_first_submission_carries_no_attempt_and_a_retry_the_next(tmp_path: 
     ledger.submitted(journal, job, None, executor="local", id="1")
     run.job(job).attempt(1).root.mkdir(parents=True)
     journal.append("failed", job=job, attempt=1)
-    assert ledger.submitting(run, journal, job) == 2
+    assert ledger.submitting(run, {job: {}}) == {job: 2}
     ledger.submitted(journal, job, 2, executor="local", id="2")
     last = ledger.last_submission(read(run.journal), job)
     assert last is not None

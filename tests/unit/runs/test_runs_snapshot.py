@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from latentctl.errors import UserError
-from latentctl.record.hashes import content_hash
+from latentctl.record.hashes import code_bytes, content_hash
 from latentctl.runs import snapshot
 from latentctl.runs.snapshot import code_files
 
@@ -29,7 +29,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def hashed(experiment: dict[str, Any], files: Sequence[snapshot.CodeFile]) -> str:
-    return content_hash(experiment, [(f.target, f.digest()) for f in files])
+    return content_hash(experiment, code_bytes((f.target, f.digest()) for f in files))
 
 
 def git(root: Path, *args: str) -> None:
