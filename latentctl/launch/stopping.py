@@ -15,8 +15,8 @@ _LIVE = ("planned", "submitted", "pending", "running", "unknown")
 
 
 def cancel_runs(views: Sequence[RunView]) -> dict[str, list[str]]:
-    """The jobs of each run that this stopped. Jobs that never got to the scheduler are struck from the plan in
-    the journal."""
+    """The jobs of each run that this stopped. Jobs that never got to the scheduler are struck from the plan
+    in the journal."""
     live = {v.run.id: [job for job in v.jobs if job.state in _LIVE] for v in views}
     clusters: dict[str, list[RunView]] = {}
     for view in views:

@@ -247,8 +247,8 @@ def _rules(cluster: str, faults: str) -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Installed distributions of this interpreter, by the names of their folders: ten times as fast as reading
-    what is in them."""
+    """Installed distributions of this interpreter, by the names of their folders: ten times as fast as
+    reading what is in them."""
     found: dict[str, str] = {}
     for folder in sys.path:
         with contextlib.suppress(OSError):
