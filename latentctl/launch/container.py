@@ -1,7 +1,7 @@
 """Workers in a container. Standard library only: the entry uses it on compute nodes.
 
-apptainer wraps the worker's command on the node; pyxis is told to srun, and then the entry, too, runs inside:
-its image needs submitit.
+apptainer wraps the worker's command on the node; pyxis is told to srun, and then the entry runs inside, too.
+The snapshot of a sweep lies outside its points' run directories, and is mounted as well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def wrap(command: list[str], *, container: dict[str, Any] | None, run: Path, gpu
     if not container or container["runtime"] != "apptainer":
         return command
     program = next((p for p in ("apptainer", "singularity") if shutil.which(p)), "apptainer")
-    mounts = [part for m in (f"{run}:{run}", *container["mounts"]) for part in ("--bind", m)]
+    mounts = [part for m in (*_ours(run), *container["mounts"]) for part in ("--bind", m)]
     return [
         program,
         "exec",
@@ -34,10 +34,16 @@ def wrap(command: list[str], *, container: dict[str, Any] | None, run: Path, gpu
     ]
 
 
+def _ours(run: Path) -> list[str]:
+    """The run directory, and where its snapshot really is."""
+    code = (run / "code").resolve()
+    return [f"{run}:{run}", *([] if code.is_relative_to(run.resolve()) else [f"{code}:{code}"])]
+
+
 def pyxis(image: str, mounts: Sequence[str], run: Path) -> list[str]:
     """srun's arguments for the pyxis plugin."""
     return [
         f"--container-image={image}",
-        f"--container-mounts={','.join([f'{run}:{run}', *mounts])}",
+        f"--container-mounts={','.join([*_ours(run), *mounts])}",
         f"--container-workdir={run}",
     ]

@@ -19,7 +19,8 @@ class InterpreterSpec(Spec):
     train: str | None = None
     eval: str | None = None
     entry: str | None = None
-    """The light one that submitit starts on the node; the one that runs `latentctl` if unsaid."""
+    """The light one that starts on the node, which needs no packages; the one that runs `latentctl` if
+    unsaid."""
 
 
 class ContainerSpec(Spec):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from latentctl.errors import Exit, UserError
-from latentctl.launch import slurm_script
+from latentctl.launch import container, slurm_script
 from latentctl.launch.slurm import SlurmExecutor
 from latentctl.launch.slurm_client import SlurmClient
 from latentctl.record.paths import RunPaths
@@ -100,6 +100,18 @@ def test_pyxis_is_told_to_srun_with_the_run_directory_mounted():
     assert "--container-image=/images/x.sqsh" in args
     assert f"--container-mounts={RUN.root}:{RUN.root},/data:/data" in args
     assert f"--container-workdir={RUN.root}" in args
+
+
+def test_the_snapshot_of_a_sweep_is_mounted_beside_its_point(tmp_path):
+    (tmp_path / "sweeps" / "s" / "code").mkdir(parents=True)
+    (tmp_path / "point").mkdir()
+    (tmp_path / "point" / "code").symlink_to("../sweeps/s/code")
+    said = {"runtime": "apptainer", "image": "x.sif", "mounts": []}
+    run, code = tmp_path / "point", tmp_path / "sweeps" / "s" / "code"
+    command = container.wrap(["python"], container=said, run=run, gpus=0)
+    assert command[2:6] == ["--bind", f"{run}:{run}", "--bind", f"{code}:{code}"]
+    args = container.pyxis("x.sqsh", ["/data:/data"], run)
+    assert args[1] == f"--container-mounts={run}:{run},{code}:{code},/data:/data"
 
 
 def test_apptainer_does_not_touch_the_script():
