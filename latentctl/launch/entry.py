@@ -8,7 +8,6 @@ rank failed.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -18,13 +17,14 @@ from latentctl.launch import news, ranks, verdict
 from latentctl.launch.command import worker_command, worker_environment
 from latentctl.launch.hang import HangWatch, hang_after
 from latentctl.launch.sequel import Sequel, left_out, no_more
+from latentctl.launch.signals import Signals
 from latentctl.launch.timing import Timing, lead
 from latentctl.launch.verdict import End, RankExit
 from latentctl.launch.worker_process import STOP_SIGNALS, WorkerProcess
 from latentctl.record import attempt as attempts
 from latentctl.record.atomic import try_read_json
 from latentctl.record.checkpoint import longest
-from latentctl.record.journal import Journal, boot_id, process_start
+from latentctl.record.journal import Journal, boot_id, process_start, read
 from latentctl.record.paths import AttemptPaths, RunPaths
 from latentctl.record.plan import EXIT_REQUEUE, JobPlan, Plan
 
@@ -37,48 +37,14 @@ class Vanished(Exception):
     """The run directory is gone; nothing may be written, or it would come back half."""
 
 
-class Signals:
-    """What this process was told. Handlers only note it: the loop acts."""
-
-    def __init__(self) -> None:
-        self.noted: list[tuple[float, signal.Signals]] = []
-        for number in (*STOP_SIGNALS, signal.SIGINT):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, _frame: Any) -> None:
-        self.noted.append((time.monotonic(), signal.Signals(number)))
-
-    def time_is_up(self) -> None:
-        """As if the scheduler had sent the signal for the time limit."""
-        self._note(signal.SIGUSR2, None)
-
-    @property
-    def names(self) -> list[str]:
-        """USR2 and TERM, as far as they came."""
-        came = {s for _, s in self.noted}
-        return [s.name.removeprefix("SIG") for s in STOP_SIGNALS if s in came]
-
-    def force(self, grace: float) -> str | None:
-        """Why the worker may not be given more time: INT or a second TERM (`again`), `grace` expired.
-
-        TERMs within a second are one: a shutdown reaches us directly and through submitit's controller.
-        """
-        if not self.noted:
-            return None
-        terms = [t for t, s in self.noted if s == signal.SIGTERM]
-        if any(s == signal.SIGINT for _, s in self.noted) or (terms and terms[-1] - terms[0] > 1.0):
-            return "again"
-        return "grace" if time.monotonic() - self.noted[0][0] > grace else None
-
-
-def entry(run_dir: str, job: str) -> None:
+def entry(run: RunPaths, job: str) -> None:
     """Run one task of `job`.
 
     Returns when the job succeeded; raises JobFailed otherwise; exits with 85 on a requeue.
     """
     signals = Signals()  # first of all: submitit's own handlers would requeue or ignore
     try:
-        Task(RunPaths(Path(run_dir)), job, signals).run()
+        Task(run, job, signals).run()
     except Vanished as error:
         _say(str(error))
         raise JobFailed(str(error)) from None
@@ -108,14 +74,14 @@ class Task:
             self._give_up(refusal)
         attempt = self._join()
         if refusal is not None:
-            return self._close(attempt, refusal)
+            return self.close(attempt, refusal)
         if self.place.rank == 0:
             self.journal.append("started", job=self.job.name, attempt=attempt.number, host=self._host(),
                                 scheduler=self.place.scheduler, id=self.place.job_id)  # fmt: skip
         mine = self._work(attempt)
         self._write(lambda: mine.save(attempt))
         if self.place.rank == 0:
-            self._close(attempt, self._judge(attempt, mine))
+            self.close(attempt, self._judge(attempt, mine))
         else:
             self._follow(attempt, mine)
 
@@ -140,7 +106,7 @@ class Task:
     def _join(self) -> AttemptPaths:
         """Rank 0 makes the attempt, with the address at which the ranks will meet; the others wait for it."""
         if self.place.rank == 0:
-            return attempts.claim(self.paths, self.place.key, self._info())
+            return attempts.claim(self.paths, self.place.key, self.info())
         begin = time.monotonic()
         while True:
             found = attempts.find(self.paths, self.place.key)
@@ -154,7 +120,8 @@ class Task:
             _require(self.run_paths)
             time.sleep(self.timing.poll)
 
-    def _info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
+        """For attempt.json."""
         return {
             "scheduler": self.place.scheduler,
             "id": self.place.job_id,
@@ -170,6 +137,13 @@ class Task:
             "master_addr": self.place.host,
             "master_port": ranks.free_port(),
         }
+
+    def scheduler_log(self) -> Path | None:
+        """Where Slurm and the entries of this start write their errors, as far as it can be found."""
+        events = (e for e in read(self.run_paths.journal) if e.get("job") == self.job.name and "logs" in e)
+        folders = [self.paths.scheduler, *(Path(e["logs"]) for e in events)]
+        logs = (f / f"{self.place.job_id}_0_log.err" for f in folders)
+        return next((log for log in logs if log.exists()), None)
 
     def _host(self) -> str:
         return os.uname().nodename if self.place.scheduler == "local" else self.place.host
@@ -297,7 +271,7 @@ class Task:
                 time.sleep(self.timing.poll)
         return exits
 
-    def _close(self, attempt: AttemptPaths, end: End) -> None:
+    def close(self, attempt: AttemptPaths, end: End) -> None:
         """Rank 0 writes the end down, then acts on it."""
         attempts.ensure_current(self.paths, attempt.number)
         if "TERM" not in self.signals.names:  # whoever sent it has decided what follows
@@ -366,14 +340,18 @@ class Task:
             _say(f"cannot write the records of job {self.job.name}: {error}")
 
 
-def main(argv: list[str]) -> None:
-    """`python -m latentctl.launch.entry RUN_DIR JOB`; `@FILE` instead names the runs of an array, one a line,
-    of which this element is one."""
-    where, job = argv
+def run_of(where: str) -> RunPaths:
+    """A run directory; of `@FILE`, which lists the runs of an array, one a line, that of this element."""
     if where.startswith("@"):
         where = Path(where[1:]).read_text().splitlines()[int(os.environ["SLURM_ARRAY_TASK_ID"])]
+    return RunPaths(Path(where))
+
+
+def main(argv: list[str]) -> None:
+    """`python -m latentctl.launch.entry RUN_DIR JOB`."""
+    where, job = argv
     try:
-        entry(where, job)
+        entry(run_of(where), job)
     except JobFailed:  # said already
         sys.exit(1)
 

@@ -138,8 +138,7 @@ def submission(
     after: Sequence[str],
 ) -> Submission:
     """Everything but the act. `after` are Slurm ids that must succeed first: of arrays, the same element."""
-    python = shlex.quote(profile.interpreter.entry or sys.executable)
-    command = f"{python} -u -m latentctl.launch.entry {shlex.quote(target.what)} {job.name}"
+    command = f"{_python(profile)} -u -m latentctl.launch.entry {shlex.quote(target.what)} {job.name}"
     made = Submission(target, command, client, environment(profile, client))
     further = _further(target, profile, signal_lead=int(lead(plan, job)))
     made.update_parameters(additional_parameters=further, **_parameters(target, job, profile, after))
@@ -164,6 +163,7 @@ def _parameters(
         "dependency": ":".join([kind, *after]) if after else None,
         "array_parallelism": None if target.count is None else target.parallel or target.count,
         "setup": _setup(target, profile),
+        "teardown": _teardown(target, job, profile),
         "srun_args": _srun(target, job, profile),
     }
     said = {**_asked(target.name, job, profile), **more}
@@ -247,6 +247,19 @@ def _setup(target: Target, profile: ClusterProfile) -> list[str]:
     lines += [f"export {name}={shlex.quote(value)}" for name, value in profile.env.items()]
     lines += [f"export PYTHONPATH={shlex.quote(str(target.code))}", "export PYTHONSAFEPATH=1"]
     return lines
+
+
+def _python(profile: ClusterProfile) -> str:
+    return shlex.quote(profile.interpreter.entry or sys.executable)
+
+
+def _teardown(target: Target, job: JobPlan, profile: ClusterProfile) -> list[str]:
+    """Entries that were killed cannot say so, and nobody would start the job again. Inside an image of pyxis
+    the script has no Python."""
+    if profile.container is not None and profile.container.runtime == "pyxis":
+        return []
+    after = f"{_python(profile)} -m latentctl.launch.aftermath $code {shlex.quote(target.what)} {job.name}"
+    return ["code=$?", f"[ $code = 0 ] || {after}", "exit $code"]
 
 
 def _srun(target: Target, job: JobPlan, profile: ClusterProfile) -> list[str]:

@@ -184,7 +184,7 @@ class Supervisor:
         marks = {RUN_MARK: str(self.run_paths.root), JOB_MARK: job.name, ENTRY_MARK: "1"}
         os.environ.update(marks)  # submitit hands on our environment
         try:
-            handle = executor.submit(entry, str(self.run_paths.root), job.name)
+            handle = executor.submit(entry, self.run_paths, job.name)
         except OSError:
             end_all(lambda: of_run(self.run_paths.root, job.name), grace=0)  # half-started
             raise

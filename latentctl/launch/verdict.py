@@ -211,14 +211,17 @@ def save_failure(
     write_json(attempt.failure(rank), record)
 
 
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _of_code(rank: int, code: int) -> tuple[str, str, str | None]:
     if code >= 0:
         return "unknown", f"the worker of rank {rank} ended with exit code {code}", None
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    hint = None
+    name, hint = signal_name(-code), None
     if -code == signal.SIGKILL:
         hint = "often the machine's memory ran out: ask for more (resources.mem), or see the kernel's log"
     return "killed", f"the worker of rank {rank} was killed by {name}", hint

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 from latentctl.faults.load import resolved
 from latentctl.record.nodes import excluded
 
 ECC = "RuntimeError: CUDA error: uncorrectable ECC error encountered"
+
+
+def with_rules(run):
+    resolved({"retries": 2}).save(run.paths.faults)
+    return run
 
 
 def nodes_of(run, attempt: int) -> str:
@@ -30,6 +37,32 @@ def test_a_node_whose_gpu_broke_is_left_out_by_the_requeued_job_and_by_the_next_
     after = make_run({"train": {"do": "meet"}})
     script = after.executor.preview(after.paths, after.plan, after.plan.job("train"))
     assert f"#SBATCH --exclude={first}\n" in script
+
+
+def test_killed_entries_leave_a_word_and_the_job_starts_again(make_run):
+    """As when the kernel kills them for memory: nothing of ours is left on the node but the batch script."""
+    run = with_rules(make_run({"train": {"do": "checkpoint"}}))
+    run.submit()
+    run.wait(lambda: (run.job().root / "waiting-0").exists(), what="the first attempt")
+    pid = json.loads(run.job().attempt(1).info.read_text())["pid"]
+    os.kill(pid, signal.SIGKILL)
+    (run.job().root / "saved-0").write_text("attempt 1, killed")  # what it had saved before
+    run.wait(lambda: run.state() == "succeeded", what="the second attempt")
+    first = run.end(1)
+    assert (first["exit"], first["rule"], first["class"]) == ("retried", "killed", "killed")
+    assert "the job's processes were killed by SIGKILL; started again (retry 1 of" in first["message"]
+    assert run.end(2)["exit"] == "succeeded"
+
+
+def test_a_cancelled_job_stays_cancelled_though_its_entry_was_killed(make_run):
+    run = with_rules(make_run({"train": {"do": "hang"}}))
+    run.submit()
+    run.wait(lambda: (run.job().root / "waiting-0").exists(), what="the first attempt")
+    run.executor.cancel(run.paths, run.handles)
+    os.kill(json.loads(run.job().attempt(1).info.read_text())["pid"], signal.SIGKILL)
+    run.wait_until_over()
+    assert run.state() == "cancelled"
+    assert len(run.job().attempts()) == 1
 
 
 def test_a_killed_rank_of_two_nodes_starts_again_with_the_other(make_run):

@@ -17,7 +17,7 @@ from launch_harness import LocalRun, MakeRun, eventually, job
 from latentctl.faults.load import resolved
 from latentctl.record.nodes import excluded
 
-CALL = "import sys; from latentctl.launch.entry import entry; entry(sys.argv[1], sys.argv[2])"
+CALL = "import sys; from latentctl.launch.entry import entry, run_of; entry(run_of(sys.argv[1]), sys.argv[2])"
 
 
 @dataclass
@@ -47,7 +47,7 @@ def slurm(tmp_path: Path):
     tools.mkdir()
     scripts = {
         "scontrol": f'echo "$@" >> {tmp_path}/scontrol.calls; exit ${{SCONTROL_EXIT:-0}}',
-        "squeue": "printf '%-24s%-24s%-1000s\\n' 77 ${FAKE_STATE:-RUNNING} 0",
+        "squeue": "printf '%-24s%-24s%-1000s\\n' ${FAKE_ID:-77} ${FAKE_STATE:-RUNNING} 0",
     }
     for name, body in scripts.items():
         (tools / name).write_text(f"#!/bin/sh\n{body}\n")
@@ -176,7 +176,7 @@ def test_usr2_checkpoints_on_all_ranks_and_requeues_once(make_run: MakeRun, slur
 
 def test_an_array_element_requeues_itself_and_not_the_array(make_run: MakeRun, slurm) -> None:
     run = make_run(job("a"), behave={"a": [["requeue_below", 2]]})
-    step = slurm(run, "a", SLURM_ARRAY_JOB_ID="77", SLURM_ARRAY_TASK_ID="4")
+    step = slurm(run, "a", SLURM_ARRAY_JOB_ID="77", SLURM_ARRAY_TASK_ID="4", FAKE_ID="77_4")
     assert step.codes() == [85]
     assert step.requeues() == ["requeue 77_4"]
 
