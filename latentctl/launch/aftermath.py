@@ -6,13 +6,16 @@ failed, and nobody would start it again. Standard library alone.
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from latentctl.launch import verdict
 from latentctl.launch.entry import JobFailed, Task, Vanished, run_of
+from latentctl.launch.sequel import no_more
 from latentctl.launch.signals import Signals
 from latentctl.launch.verdict import End
 from latentctl.record import attempt as attempts
+from latentctl.record.paths import AttemptPaths
 
 _SIGNALLED = 128
 """A shell adds the signal to this."""
@@ -27,18 +30,23 @@ def aftermath(task: Task, code: int) -> None:
         if attempts.has_ended(task.paths, key):
             return  # the entry has said how
         attempt = attempts.claim(task.paths, key, task.info())
-    end = End("succeeded") if verdict.succeeded(task.paths, attempt) else _killed(task, code)
+    end = End("succeeded") if verdict.succeeded(task.paths, attempt) else _judged(task, attempt, code)
     task.close(attempt, end)
 
 
-def _killed(task: Task, code: int) -> End:
+def _judged(task: Task, attempt: AttemptPaths, code: int) -> End:
+    number = code - _SIGNALLED
+    if number == signal.SIGUSR2:  # it came before Python listened: nothing is lost
+        enough = no_more(task.plan, task.job, task.paths, attempt)
+        return verdict.wants_more({"USR2"}, enough, how="told to stop before it could listen")
+    if number == signal.SIGTERM:  # whoever sent it decides
+        return End("preempted", "preemption", "stopped by SIGTERM before it could listen")
     log = task.scheduler_log()
-    lines = verdict.tail(log) if log is not None else []
-    if code > _SIGNALLED:
-        text = f"the job's processes were killed by {verdict.signal_name(code - _SIGNALLED)}"
+    if number > 0:
+        text = f"the job's processes were killed by {verdict.signal_name(number)}"
     else:
         text = f"the job's processes went away without a word; srun ended with exit code {code}"
-    return verdict.failed("unknown", text, evidence=lines)
+    return verdict.failed("unknown", text, evidence=verdict.tail(log) if log is not None else [])
 
 
 def main(argv: list[str]) -> None:

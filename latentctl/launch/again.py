@@ -14,10 +14,12 @@ from latentctl.launch.start import held_interrupts
 from latentctl.launch.stopping import cancel_runs
 from latentctl.record import ledger
 from latentctl.record.atomic import try_read_json
-from latentctl.record.journal import Journal
+from latentctl.record.journal import Journal, read
+from latentctl.record.states import TERMINAL, fold
 from latentctl.record.sweeps import SWEEPS, membership
 from latentctl.runs.view import JobView, RunView
 
+_ENDED = TERMINAL - {"succeeded"}
 _GOES_ON = ("submitted", "pending", "running")
 
 
@@ -65,6 +67,17 @@ def resubmit(views: Sequence[RunView], runs_dir: Path) -> dict[str, list[str]]:
     return done
 
 
+def _write_down(view: RunView) -> None:
+    """Ends of which only the scheduler knew: the new submission must outrank them, and the old one is then
+    told from it."""
+    events = list(read(view.run.journal))
+    for job in view.jobs:
+        if job.state in _ENDED and fold(events, job.name)[0] not in TERMINAL:
+            Journal(view.run.journal).append(
+                job.state, job=job.name, attempt=job.attempt or None, message=job.why
+            )
+
+
 def _batch(folder: Path) -> Batch:
     """With the limit that the sweep was submitted with."""
     return Batch(folder.name, folder, (try_read_json(folder / "sweep.json") or {}).get("parallel"))
@@ -77,11 +90,7 @@ def _together(views: Sequence[RunView], batch: Batch | None) -> dict[str, list[s
     waiting = {v.run.id: [job.name for job in ledger.unfinished(v.run, v.plan)] for v in views}
     with held_interrupts() as held:
         for view in views:
-            for job in view.jobs:
-                if job.state == "lost":
-                    Journal(view.run.journal).append(
-                        "lost", job=job.name, attempt=job.attempt or None, message=job.why
-                    )
+            _write_down(view)
         if batch is not None:
             executor.submit_all([(v.run, v.plan) for v in views], batch)
         else:

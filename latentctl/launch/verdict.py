@@ -122,7 +122,7 @@ def judge(
     if any(e.stopped in ("grace", "again") for e in exits.values()):
         return _too_slow(told, lead)
     if EXIT_REQUEUE in {e.code for e in exits.values()}:
-        return _wants_more(told, no_more)
+        return wants_more(told, no_more)
     missing = sorted(set(range(size)) - set(exits))
     if missing:
         return failed("rank_lost", f"rank {_list(missing)} went away without a word",
@@ -142,7 +142,8 @@ def _too_slow(told: set[str], lead: float) -> End:
     return End("preempted", "preemption", "stopped by SIGTERM before a checkpoint was committed")
 
 
-def _wants_more(told: set[str], no_more: str | None) -> End:
+def wants_more(told: set[str], no_more: str | None, *, how: str = "checkpointed") -> End:
+    """Of a job that was `told` to stop, and did (`how`) what it could to go on later."""
     if told == {"TERM"}:
         # Whoever sent a bare TERM (scancel, requeue, shutdown) has decided what follows; a requeue of ours
         # would bring a cancelled job back.
@@ -151,7 +152,7 @@ def _wants_more(told: set[str], no_more: str | None) -> End:
         text = f"wanted to go on after a checkpoint, but {no_more}"
         hint = "`latentctl retry` resumes it; max_requeues and max_gpu_hours of the profile are limits"
         return failed("requeue_limit", text, hint=hint)
-    return End("requeued", message="checkpointed; wants more time")
+    return End("requeued", message=f"{how}; wants more time")
 
 
 def succeeded(job: JobPaths, attempt: AttemptPaths) -> bool:
