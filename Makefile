@@ -10,13 +10,14 @@ PINS := -c constraints.txt torch==2.13.0
 # vLLM's CPU build for the tests is for x86_64 alone; elsewhere they skip.
 VLLM := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(VENV)/.vllm,no-vllm)
 
-.PHONY: help quickstart test test-vllm test-slow lint bench install slurm browser no-vllm clean
+.PHONY: help quickstart test test-vllm test-slow test-soak lint bench install slurm browser no-vllm clean
 
 help:
 	@echo "make quickstart   install, then one recipe from YAML to a result table on this machine"
 	@echo "make test         install what the tests need (Slurm, a browser, vLLM for CPUs) and run them"
 	@echo "make test-vllm    the tests of vLLM alone"
 	@echo "make test-slow    the tests that take minutes"
+	@echo "make test-soak    200 jobs on real Slurm daemons, which are killed with them: a quarter of an hour"
 	@echo "make lint         ruff, format, pyright: the same as pre-commit"
 	@echo "make bench        the benchmarks under tests/bench, as ratios"
 
@@ -33,8 +34,11 @@ test-vllm: $(VENV)/.dev $(VLLM)
 	tests/vllm/run $(BIN)/python -m "not slow" --durations=10
 
 test-slow: $(VENV)/.dev $(VLLM) slurm browser
-	$(BIN)/python -m pytest -m slow --ignore=tests/vllm
+	$(BIN)/python -m pytest -m slow --ignore=tests/vllm --ignore=tests/soak
 	tests/vllm/run $(BIN)/python -m slow || [ $$? -eq 5 ]  # 5: none is marked
+
+test-soak: $(VENV)/.dev slurm
+	$(BIN)/python -m pytest -m slow -s tests/soak
 
 lint: $(VENV)/.dev $(VLLM)
 	$(BIN)/ruff check .

@@ -25,7 +25,9 @@ from tests.soak.trouble import Trouble
 SEED = int(os.environ.get("LATENTCTL_SOAK_SEED", "0")) or random.randrange(1 << 30)
 SECONDS = float(os.environ.get("LATENTCTL_SOAK_SECONDS", "900"))
 CHAINS, POINTS = (int(n) for n in os.environ.get("LATENTCTL_SOAK_JOBS", "33,100").split(","))
-STEPS, POINT_STEPS = {"a": 16, "b": 10, "c": 8}, 20
+LONGER = max(1, round(SECONDS / 60))
+STEPS, POINT_STEPS = {"a": 16 * LONGER, "b": 10 * LONGER, "c": 8 * LONGER}, 20 * LONGER
+"""A quarter of a second each: enough for the whole time."""
 LIVE = ("planned", "submitted", "pending", "running")
 PROFILE = """\
 name: soak
