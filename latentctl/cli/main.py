@@ -55,6 +55,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "latentctl.cli.schema",
         "JSON Schema of recipes and cluster profiles, for editors.",
     ),
+    "init": ("Set up", "latentctl.cli.init", "Look at the cluster; write a profile; copy a first recipe."),
     "clusters": ("Set up", "latentctl.cli.clusters", "List cluster profiles; test one."),
     "gc": ("Set up", "latentctl.cli.gc", "Delete checkpoints that a later one replaces."),
     "devbox": ("Set up", "latentctl.cli.devbox", "A real Slurm on this machine, for tests and rehearsals."),

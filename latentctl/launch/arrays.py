@@ -83,9 +83,12 @@ def submit(
             )
             for job in one.jobs
         }
+        logs = str(batch.folder / "scheduler")
         with together(batch.folder):
             attempts = [
-                ledger.submitting(run, {job: {"name": t.name, "element": i} for job, t in targets.items()})
+                ledger.submitting(
+                    run, {job: {"name": t.name, "element": i, "logs": logs} for job, t in targets.items()}
+                )
                 for i, (run, _) in enumerate(one.members)
             ]
         ids: dict[str, str] = {}

@@ -11,8 +11,10 @@ from typing import Any, cast
 from latentctl.errors import UserError
 from latentctl.launch import executor_for
 from latentctl.launch.protocol import Executor, Fact, Handle
+from latentctl.record import ledger
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import Plan
+from latentctl.record.states import TERMINAL
 from latentctl.runs import view
 from latentctl.runs.view import RunView
 
@@ -48,7 +50,7 @@ def observe(runs: Sequence[RunPaths]) -> Observed:
     is seen as ended. Runs removed meanwhile are left out.
     """
     result = Observed()
-    first = _load_all(runs, result)
+    first = [_recovered(v, result) for v in _load_all(runs, result)]
     facts, silent = _ask(first, result)
     for before in first:
         asked = any(True for _ in view.asked_of_scheduler(before))
@@ -70,6 +72,21 @@ def observe_one(run: RunPaths) -> RunView:
 
 def _load_all(runs: Sequence[RunPaths], result: Observed) -> list[RunView]:
     return [v for v in (_load(run, result) for run in runs) if v is not None]
+
+
+def _recovered(one: RunView, result: Observed) -> RunView:
+    """The view, once it is known what became of a submission whose command was killed too early to tell."""
+    live = (job for job in one.jobs if job.state not in TERMINAL)
+    intents = [e for job in live if (e := ledger.unanswered(job.events, job.name)) is not None]
+    recover = getattr(executor_of(one.plan), "recover", None) if intents else None
+    if recover is None:
+        return one
+    try:
+        recover([(one.run, event) for event in intents])
+    except UserError as error:
+        result.unanswered.append(f"{one.plan.cluster.get('name')}: {error.problems[0].message}")
+        return one
+    return _load(one.run, result) or one
 
 
 def _load(

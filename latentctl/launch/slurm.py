@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latentctl.errors import Exit, Problem, UserError
-from latentctl.launch import slurm_words
+from latentctl.launch import slurm_parse, slurm_words
 from latentctl.launch.protocol import Batch, Fact, Handle
 from latentctl.launch.slurm_client import Refused, SlurmClient, SlurmError, grouped
 from latentctl.launch.slurm_parse import JobRow
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 NAME = "slurm"
 _VAGUE = (None, "PartitionConfig")
 """What squeue says before the scheduler has looked closely."""
+_SKEW = timedelta(minutes=1)
+"""Between the clocks of this machine and the controller's. An earlier run may have had the name."""
 _MORE_LOOKS, _LOOK_S = 3, 0.3
 
 
@@ -152,6 +155,23 @@ class SlurmExecutor:
                 trouble = f"accounting does not answer: {error}"
         return [_fact(h, rows.get(h.id), trouble) for h in handles]
 
+    def recover(self, intents: Sequence[tuple[RunPaths, dict[str, Any]]]) -> None:
+        """Submissions whose answer nobody wrote down, since the command was killed: what Slurm has of them is
+        written down now. Two who do this at once say the same."""
+        since = min(datetime.fromisoformat(event["time"]) for _, event in intents) - _SKEW
+        found = self.client.named_since((event["name"] for _, event in intents), since)
+        for run, event in intents:
+            known = {slurm_parse.base(str(e["id"])) for e in read(run.journal) if e["event"] == "submitted"}
+            ids = [job_id for job_id in found.get(event["name"], []) if job_id not in known]
+            if not ids:
+                continue
+            element = event.get("element")
+            more = {k: event[k] for k in ("name", "logs") if k in event}
+            ledger.submitted(
+                Journal(run.journal), event["job"], event.get("attempt"), executor=NAME,
+                id=ids[-1] if element is None else f"{ids[-1]}_{element}", found=True, **more,
+            )  # fmt: skip
+
     def cancel(self, run: RunPaths, handles: Sequence[Handle]) -> None:
         self.cancel_all([(run, handles)])
 
@@ -174,7 +194,7 @@ class SlurmExecutor:
         """What Slurm and the entries wrote, oldest first; requeues append to the same files."""
         found = set(run.job(job.name).scheduler.glob("*_log.*"))
         for event in read(run.journal):  # of an array they lie together
-            if event.get("job") == job.name and "logs" in event:
+            if event["event"] == "submitted" and event["job"] == job.name and "logs" in event:
                 found.update(Path(event["logs"]).glob(f"{event['id']}_*_log.*"))
         return sorted(found, key=lambda p: p.stat().st_mtime)
 

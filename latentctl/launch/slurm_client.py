@@ -6,6 +6,7 @@ Every call has a time limit. What cannot be read is None, never a guess. Three f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from latentctl.errors import Exit, UserError
@@ -139,6 +141,21 @@ class SlurmClient:
         except UnknownJob:
             return {}
         return {row.id: row for row in slurm_parse.squeue(out) if row.id in wanted}
+
+    def named_since(self, names: Iterable[str], since: datetime) -> dict[str, list[str]]:
+        """Name -> ids of this user's jobs and arrays of that name that were submitted since then, oldest
+        first: those that the controller remembers, and those of accounting where it answers."""
+        wanted, local = set(names), since.astimezone().replace(tzinfo=None)  # Slurm says local times
+        rows = self.mine()
+        with contextlib.suppress(SlurmError):
+            listed = ",".join(sorted(wanted))
+            begin = local.isoformat(timespec="seconds")
+            rows += slurm_parse.sacct(self._run([*_SACCT, "-S", begin, "--name", listed]))
+        found: dict[str, set[str]] = {}
+        for row in rows:
+            if row.name in wanted and _submitted(row) >= local:
+                found.setdefault(str(row.name), set()).add(slurm_parse.base(row.id))
+        return {name: sorted(ids, key=int) for name, ids in found.items()}
 
     def starts(self, ids: Iterable[str]) -> dict[str, str]:
         """When the scheduler expects to start pending jobs, in the cluster's own time; those of which it does
@@ -293,6 +310,13 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             found.append([number, number])
     return ",".join(f"{low}-{high}" if high > low else f"{low}" for low, high in found)
+
+
+def _submitted(row: JobRow) -> datetime:
+    try:
+        return datetime.fromisoformat(row.submitted or "")
+    except ValueError:
+        return datetime.max  # not told: it counts
 
 
 def _ignore_term() -> None:

@@ -85,7 +85,7 @@ def start_sweep(
     seen = {} if rerun else create.listing(runs_dir)
     before = [create.existing(identity, runs_dir, seen) for identity in identities]
     if gpu_hours is not None:
-        _within(gpu_hours, [p for p, old in zip(plans, before, strict=True) if not old], len(points))
+        _within(gpu_hours, [p for p, old in zip(plans, before, strict=True) if not old])
     digest = hashlib.sha256("".join(i.content_hash for i in identities).encode()).hexdigest()
     sweep = Sweep(_free_id(runs_dir, f"{points[0].experiment.name}-{digest[:8]}", rerun=rerun))
     folder = runs_dir / SWEEPS / sweep.id
@@ -116,13 +116,15 @@ def start_sweep(
                 shutil.rmtree(folder, ignore_errors=True)
             if held.came and not isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt from error  # Ctrl-C ended the scheduler's command too
+            if isinstance(error, OSError):
+                raise create.disk_error(error, runs_dir) from error
             raise
     if findings := getattr(executor, "findings", None):
         sweep.findings = findings(_one_of_each(handles))
     return sweep
 
 
-def _within(allowed: float, plans: Sequence[Plan], count: int) -> None:
+def _within(allowed: float, plans: Sequence[Plan]) -> None:
     """Raises UserError where the new points ask for more GPU-hours than that."""
     asked = sum(job.gpu_hours for plan in plans for job in plan.jobs)
     if asked > allowed:

@@ -54,6 +54,28 @@ def submitted(
 
 
 def last_submission(events: Iterable[dict[str, Any]], job: str) -> dict[str, Any] | None:
-    """The newest `submitted` event of a job: it holds `executor` and `id`."""
-    found = [e for e in events if e.get("job") == job and e["event"] == "submitted" and "id" in e]
-    return max(found, key=lambda e: int(e.get("attempt") or 0), default=None)
+    """The newest submission of a job, with its `executor` and `id`: its `submitted` event; where somebody
+    gave the script to the scheduler by hand, the word of the entry that it started."""
+    own = [e for e in events if e.get("job") == job and "id" in e]
+    found = [e for e in own if e["event"] == "submitted"]
+    known = {e["id"] for e in found}
+    by_hand = [e for e in own if e["event"] == "started" and e.get("scheduler") == "slurm"]
+    found += [{**e, "executor": "slurm"} for e in by_hand if e["id"] not in known]
+    return max(found, key=_attempt, default=None)
+
+
+def unanswered(events: Iterable[dict[str, Any]], job: str) -> dict[str, Any] | None:
+    """The newest intent to submit a job to Slurm of which no answer was written down; None: there is none."""
+    own = [e for e in events if e.get("job") == job]
+    intent = max((e for e in own if e["event"] == "submitting" and "name" in e), key=_attempt, default=None)
+    if intent is None:
+        return None
+    later = (e for e in own if e["event"] in _ANSWERS and _attempt(e) >= _attempt(intent))
+    return None if any(later) else intent
+
+
+_ANSWERS = ("submitted", "started", "cancelled")
+
+
+def _attempt(event: dict[str, Any]) -> int:
+    return int(event.get("attempt") or 0)

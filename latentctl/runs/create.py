@@ -146,7 +146,7 @@ def prepare(
         building = runs_dir / f".new-{identity.run_id}-{secrets.token_hex(4)}"
         building.mkdir()
     except OSError as error:
-        raise _disk(error, runs_dir) from error
+        raise disk_error(error, runs_dir) from error
     try:
         _fill(RunPaths(building), point, identity, profile, recipe_bytes, command_line, pretty=code is None)
         if code is None:
@@ -155,7 +155,7 @@ def prepare(
             RunPaths(building).code.symlink_to(Path("..", code.relative_to(runs_dir)))
         return _publish(building, plan, identity, runs_dir, make_plan, rerun=rerun)
     except OSError as error:
-        raise _disk(error, runs_dir) from error
+        raise disk_error(error, runs_dir) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -269,7 +269,8 @@ def _read_plan(run: RunPaths) -> Plan:
         ) from None
 
 
-def _disk(error: OSError, runs_dir: Path) -> UserError:
+def disk_error(error: OSError, runs_dir: Path) -> UserError:
+    """In words."""
     return UserError(
         f"the run directory cannot be written: {error.strerror or error}",
         where=str(runs_dir),

@@ -25,6 +25,7 @@ NULL_SAYS = (
     ("eval", "tree", "max_gap"),
     ("grpo", "tree", "max_gap"),
     ("divergence-data", "tree", "max_gap"),
+    ("hang_after",),  # of a cluster profile
 )
 """Paths at which null is a value like another. Anywhere else it takes away what would be inherited."""
 _LATER = ("coconut", "eval_each")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from latentctl.spec.cluster import ClusterProfile
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 NODES = 4
+_NUMBER = itertools.count()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -186,7 +188,7 @@ def make_run(devbox: box.Status) -> Iterator[Callable[..., Run]]:
         on: ClusterProfile | None = None,
         **job: Any,
     ) -> Run:
-        name = f"run-{len(made)}-{os.getpid()}"
+        name = f"run-{next(_NUMBER)}-{os.getpid()}"  # a run's id is its own
         run = Run(base / name, behave, jobs or [replace(JOB, **job)], on or profile())
         made.append(run)
         return run
