@@ -40,7 +40,7 @@ def _with_action(rule: Rule, actions: dict[str, Action]) -> Rule:
 
 
 def _rule(raw: dict[str, Any], source: str) -> Rule:
-    rest = {k: v for k, v in raw.items() if k not in ("class", "kind", "patterns")}
+    rest = {k: v for k, v in raw.items() if k not in ("class", "kind", "patterns") and v is not None}
     kind = raw.get("class") or raw["kind"]
     return Rule(kind=kind, patterns=compiled(raw["patterns"]), source=source, **rest)
 

@@ -9,6 +9,7 @@ from latentctl.faults.rules import Action, Rule, Rules
 
 _NEVER = ("user_error", "code")
 """The same again: what a person must mend, and errors of the program."""
+LONGEST_S = 1800.0
 _SAID: dict[Action, str] = {
     "stop": "",
     "requeue": "started again",
@@ -28,6 +29,12 @@ class Decision:
     of: int
 
     @property
+    def wait(self) -> float:
+        """Seconds before it: a server that is busy wants to be left alone for longer each time."""
+        first = self.rule.wait if self.rule is not None and self.again else 0.0
+        return min(LONGEST_S, first * 2 ** (self.retry - 1))
+
+    @property
     def again(self) -> bool:
         return self.action != "stop" and self.retry <= self.of
 
@@ -35,7 +42,8 @@ class Decision:
     def words(self) -> str:
         """What is done, or why it is not."""
         if self.again:
-            return f"{_SAID[self.action]} (retry {self.retry} of {self.of})"
+            later = f" in {self.wait:g} s" if self.wait else ""
+            return f"{_SAID[self.action]}{later} (retry {self.retry} of {self.of})"
         if self.action != "stop" and self.of:
             return f"failed after {self.of} retr{'y' if self.of == 1 else 'ies'}"
         return ""

@@ -35,6 +35,8 @@ class Rule:
     primary: bool = True
     """False where it looks like the consequence of another rank's failure."""
     hint: str | None = None
+    wait: float = 0.0
+    """Seconds before the first retry; each further one waits twice as long."""
     source: str = ""
     """The file that says so."""
 

@@ -297,7 +297,7 @@ class Task:
             from latentctl.launch.slurm_client import NotRunning, requeue
 
             try:
-                requeue(self.place.job_id, without=left_out(self.run_paths, self.plan))
+                requeue(self.place.job_id, without=left_out(self.run_paths, self.plan), wait=wanted.wait)
             except NotRunning as error:  # cancelled, preempted or requeued meanwhile: that decides
                 end = End("preempted", "preemption", f"{wanted.message}; {error}")
                 self._record(attempt, end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -51,18 +52,41 @@ class Sequel:
                 return end
             words += ": " + ", ".join(f"{stage} {rows}" for stage, rows in smaller.items())
         if decision.again and decision.action == "requeue_elsewhere" and self.place.scheduler == "slurm":
-            words += self._leave_out(attempt, end, rules.exclude_s)
+            node = self._node_of(attempt, end)
+            if node is not None and (why := self._none_left(node)):
+                decision = replace(decision, action="stop")
+                words = f"not started again: {why}"
+            elif node is not None:
+                words += self._leave_out(node, end, rules.exclude_s)
         message = f"{end.message}; {words}" if words else end.message
-        return replace(end, exit="retried" if decision.again else end.exit, message=message)
+        how = "retried" if decision.again else end.exit
+        return replace(end, exit=how, message=message, wait=decision.wait)
 
-    def _leave_out(self, attempt: AttemptPaths, end: End, seconds: float) -> str:
-        """Leave out the node of the rank that failed, here and in what is submitted from now on; in words."""
+    def _node_of(self, attempt: AttemptPaths, end: End) -> str | None:
+        """Of the rank that failed; None: it is not known."""
         said = RankExit.load(attempt, end.rank) if end.rank else None
-        node = said.host if said else None
-        if node is None and (end.rank == 0 or self.place.nodes == 1):
-            node = self.place.host
-        if node is None:
-            return ""
+        if said is not None and said.host is not None:
+            return said.host
+        return self.place.host if end.rank == 0 or self.place.nodes == 1 else None
+
+    def _none_left(self, node: str) -> str | None:
+        """In words, where without this node, too, the partition has too few for the job."""
+        from latentctl.launch.slurm_client import SlurmClient, SlurmError
+
+        try:
+            there = set(SlurmClient().nodes_of(os.environ.get("SLURM_JOB_PARTITION", "")))
+        except SlurmError:
+            return None
+        out = ({node} | set(excluded(self.run.root.parent, self.plan.cluster["name"]))) & there
+        if not there or len(there - out) >= self.job.nodes:
+            return None
+        return (
+            f"{len(out)} of the {len(there)} nodes of its partition are left out for their faults "
+            f"({', '.join(sorted(out)[:8])}), and it needs {self.job.nodes}"
+        )
+
+    def _leave_out(self, node: str, end: End, seconds: float) -> str:
+        """Leave it out, here and in what is submitted from now on; in words."""
         runs, cluster = self.run.root.parent, self.plan.cluster["name"]
         try:
             exclude(runs, cluster, node, seconds=seconds, run=self.run.id, rule=end.rule)

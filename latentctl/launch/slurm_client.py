@@ -178,9 +178,10 @@ class SlurmClient:
         if ids:
             self._run(["scancel", *grouped(ids)])
 
-    def requeue(self, job_id: str, *, without: Sequence[str] = ()) -> None:
-        """Put a running job back into the queue: Slurm ends it and starts it again, with the same id, and not
-        on the nodes `without` (which it can only be told once the job is pending again).
+    def requeue(self, job_id: str, *, without: Sequence[str] = (), wait: float = 0.0) -> None:
+        """Put a running job back into the queue: Slurm ends it and starts it again, with the same id, not on
+        the nodes `without` and not within `wait` seconds (which it can only be told once the job is pending
+        again).
 
         Slurm would requeue a cancelled job as well; what somebody has ended is not brought back. Called from
         inside the job: the TERM that the requeue brings must not kill the messenger, so scontrol ignores it.
@@ -192,13 +193,15 @@ class SlurmClient:
         if row.state != "RUNNING":
             raise NotRunning(f"job {job_id} is {row.state}, not RUNNING: it is not requeued")
         self._run(["scontrol", "requeue", job_id], before=_ignore_term)
-        if without:
-            self._exclude(job_id, without)
+        said = [f"ExcNodeList={','.join(without)}"] if without else []
+        said += [f"StartTime=now+{round(wait)}"] if wait else []
+        if said:
+            self._tell(job_id, said)
 
-    def _exclude(self, job_id: str, nodes: Sequence[str]) -> None:
-        """Of a job that ends and becomes pending in these seconds. Gives up in silence: it may then start on
-        such a node again, which is no worse than before."""
-        update = ["scontrol", "update", f"JobId={job_id}", f"ExcNodeList={','.join(nodes)}"]
+    def _tell(self, job_id: str, said: Sequence[str]) -> None:
+        """A job that ends and becomes pending in these seconds. Gives up in silence: it may then start on
+        such a node, or so early, again, which is no worse than before."""
+        update = ["scontrol", "update", f"JobId={job_id}", *said]
         for _ in range(_TRIES):
             try:
                 self._run(update, before=_ignore_term)
@@ -225,6 +228,11 @@ class SlurmClient:
         except SlurmError:
             assoc = None
         return slurm_parse.facts(partitions, nodes, config, assoc)
+
+    def nodes_of(self, partition: str) -> list[str]:
+        """Names of the nodes of a partition that are not down or drained."""
+        up = ["-t", "idle,allocated,mixed,completing"]
+        return sorted(set(self._run(["sinfo", "-h", "-N", "-p", partition, *up, "-o", "%N"]).split()))
 
     def max_array_size(self) -> int | None:
         """So many elements may an array have; None where the cluster does not say."""
@@ -356,6 +364,6 @@ def _failure(command: Sequence[str], said: str, code: int) -> SlurmError:
     return Refused(f"{name}: {slurm_parse.words(said) or f'exit {code}, without a word'}", said=said)
 
 
-def requeue(job_id: str, *, without: Sequence[str] = ()) -> None:
+def requeue(job_id: str, *, without: Sequence[str] = (), wait: float = 0.0) -> None:
     """From inside a job: see `SlurmClient.requeue`."""
-    SlurmClient().requeue(job_id, without=without)
+    SlurmClient().requeue(job_id, without=without, wait=wait)

@@ -64,6 +64,7 @@ class Supervisor:
         self.tickets: dict[str, Ticket] = {}
         self.running: dict[str, Running] = {}
         self.bad: set[str] = set()
+        self.not_before: dict[str, float] = {}
         self.stop = False
 
     def run(self) -> int:
@@ -156,6 +157,8 @@ class Supervisor:
         for job in list(self.waiting.values()):
             if not all(self._succeeded(parent) for parent in job.after):
                 continue
+            if time.monotonic() < self.not_before.get(job.name, 0.0):
+                continue
             if job.name not in self.tickets:
                 self.tickets[job.name] = self.machine.ask(self.run_paths.root, job.name, job.gpus_per_node)
             granted = self.machine.grant(
@@ -235,6 +238,7 @@ class Supervisor:
         del self.running[name], self.tickets[name]
         if end.exit in ("requeued", "retried"):
             self.waiting[name] = running.job
+            self.not_before[name] = time.monotonic() + end.wait
         elif end.exit != "succeeded":
             self.bad.add(name)
 

@@ -58,6 +58,8 @@ class End:
     hint: str | None = None
     rule: str | None = None
     """The rule for failures that knew it."""
+    wait: float = 0.0
+    """Of `retried`: seconds before the next attempt may start."""
 
     @property
     def event(self) -> str:
@@ -67,6 +69,8 @@ class End:
 
     def save(self, attempt: AttemptPaths) -> None:
         row = {"exit": self.exit, **self._said(), "attempt": attempt.number, "time": now()}
+        if self.wait:
+            row["wait_s"] = self.wait
         write_json(attempt.end, row)
 
     @staticmethod
@@ -75,7 +79,7 @@ class End:
         if raw is None:
             return None
         said = raw["class"], raw["message"], raw["evidence"], raw["rank"], raw["hint"], raw.get("rule")
-        return End(raw["exit"], *said)
+        return End(raw["exit"], *said, wait=raw.get("wait_s", 0.0))
 
     def announce(self, journal: Journal, job: str, attempt: int) -> None:
         """Tell the journal."""

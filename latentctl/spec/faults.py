@@ -20,6 +20,8 @@ class FaultRuleSpec(Spec):
     action: Action = "stop"
     """`stop`, `requeue`, `requeue_elsewhere` (the node is left out), `smaller_micro_batch` (half of it, at
     the same global batch)."""
+    wait: Duration | None = None
+    """Before the first retry; each further one waits twice as long, half an hour at most."""
     primary: bool = True
     """False: the consequence of another rank's failure."""
     hint: str | None = None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+from datetime import datetime
 
 from latentctl.faults.load import resolved
-from latentctl.record.nodes import excluded
+from latentctl.record.nodes import exclude, excluded
 
 ECC = "RuntimeError: CUDA error: uncorrectable ECC error encountered"
 
@@ -73,3 +74,36 @@ def test_a_killed_rank_of_two_nodes_starts_again_with_the_other(make_run):
     run.wait(lambda: run.state() == "succeeded", seconds=120, what="success after the retry")
     assert (run.end(1)["exit"], run.end(1)["rank"], run.end(1)["rule"]) == ("retried", 1, "killed")
     assert run.executor.query([handle])[0].restarts == 1
+
+
+def test_a_busy_server_is_waited_for(make_run):
+    run = make_run({"train": {"do": "break", "rank": 0, "says": "HTTPError: 503 Server Error: try later"}})
+    rule = {
+        "name": "slow",
+        "class": "data",
+        "patterns": ["503 Server Error"],
+        "action": "requeue",
+        "wait": 15,
+    }
+    resolved({"retries": 2, "rules": [rule]}).save(run.paths.faults)
+    run.submit()
+    run.wait(lambda: run.state() == "succeeded", seconds=90, what="the second attempt")
+    first, second = (json.loads(run.job().attempt(n).info.read_text())["time"] for n in (1, 2))
+    assert run.end(1)["message"].endswith("started again in 15 s (retry 1 of 2)")
+    assert (datetime.fromisoformat(second) - datetime.fromisoformat(first)).total_seconds() > 14
+
+
+def test_when_no_node_is_left_it_ends_with_the_reason(make_run):
+    run = make_run({"train": {"do": "break", "rank": 0, "says": ECC}})
+    resolved({"retries": 2, "exclude_for": 3600}).save(run.paths.faults)
+    for node in ("node2", "node3", "node4"):
+        exclude(run.paths.root.parent, "devbox", node, seconds=3600, run="earlier", rule="gpu_broken")
+    run.submit()
+    run.wait(lambda: run.state() == "failed", what="the end")
+    end = run.end(1)
+    assert (
+        "; not started again: 4 of the 4 nodes of its partition are left out for their faults"
+        in end["message"]
+    )
+    assert "and it needs 1" in end["message"]
+    assert set(excluded(run.paths.root.parent, "devbox")) == {"node2", "node3", "node4"}

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from latentctl.faults.load import files, resolved, shipped
+from latentctl.faults.policy import decide
 from latentctl.faults.rules import ACTIONS, Rules
 from latentctl.spec.faults import FaultsSpec
 
@@ -92,3 +93,25 @@ def test_a_profile_has_its_own_rules_first_and_its_own_actions() -> None:
 def test_what_a_profile_may_not_say(said: dict, words: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(words)):
         FaultsSpec.model_validate(said)
+
+
+@pytest.mark.parametrize(
+    ("before", "wait", "words"),
+    [
+        (0, 60, "in 60 s (retry 1 of 9)"),
+        (2, 240, "in 240 s (retry 3 of 9)"),
+        (8, 1800, "in 1800 s (retry 9 of 9)"),
+    ],
+)
+def test_a_busy_server_is_left_alone_for_longer_each_time(before: int, wait: float, words: str) -> None:
+    rules = resolved({"retries": 9})
+    line = "HfHubHTTPError: 429 Client Error: Too Many Requests for url: https://huggingface.co/x"
+    decision = decide(rules, kind="data", rule=None, lines=[line], before=before)
+    assert (decision.rule and decision.rule.name, decision.wait) == ("hub_busy", wait)
+    assert decision.words == f"started again {words}"
+
+
+def test_what_is_not_tried_again_waits_for_nothing() -> None:
+    rules = resolved({"retries": 1})
+    assert decide(rules, kind="data", rule="hub_busy", lines=[], before=1).wait == 0
+    assert decide(rules, kind="killed", rule="killed", lines=[], before=0).wait == 0

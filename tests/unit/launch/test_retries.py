@@ -135,3 +135,14 @@ def test_gpu_hours_count_every_attempt_since_the_job_last_ended(tmp_path: Path) 
 
 def clock(hour: float) -> str:
     return (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=hour)).isoformat()
+
+
+def test_a_retry_waits_as_its_rule_says(make_run: MakeRun) -> None:
+    rule = {"name": "busy", "class": "data", "patterns": ["it failed"], "action": "requeue", "wait": 1.0}
+    run = with_rules(make_run(job("a"), behave={"a": [["fail_below", 3, "data"]]}), rules=[rule])
+    run.start_and_wait()
+    assert ends(run) == ["retried", "retried", "succeeded"]
+    assert [run.end("a", n).get("wait_s") for n in (1, 2, 3)] == [1.0, 2.0, None]
+    begun = [note["time"] for note in run.notes("a", "start")]
+    assert begun[1] - begun[0] > 1.0
+    assert begun[2] - begun[1] > 2.0

@@ -238,3 +238,17 @@ def test_every_error_can_be_shown_as_one_line():
     for error in (Unreachable("a"), Refused("b"), UnknownJob("c")):
         assert isinstance(error, UserError)
         assert "\n" not in str(error)
+
+
+def test_a_requeued_job_is_told_where_and_when_not_to_start(bin_dir):
+    program(bin_dir, "squeue", f"echo '{squeue_row('5', 'RUNNING')}'")
+    program(bin_dir, "scontrol", "true")
+    client = SlurmClient()
+    client.requeue("5", without=["n1", "n2"], wait=119.7)
+    client.requeue("5", wait=60)
+    client.requeue("5")
+    assert calls(bin_dir, "scontrol") == [
+        "requeue 5", "update JobId=5 ExcNodeList=n1,n2 StartTime=now+120",
+        "requeue 5", "update JobId=5 StartTime=now+60",
+        "requeue 5",
+    ]  # fmt: skip
