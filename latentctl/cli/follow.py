@@ -26,8 +26,8 @@ SUBMITTING_S = 30.0
 """Whoever made a run has submitted its jobs by then."""
 
 
-def follow(runs: Sequence[RunPaths], name: str, *, as_json: bool = False) -> int:
-    """Show progress on stderr until every job has ended, then the result on stdout.
+def follow(runs: Sequence[RunPaths], name: str, *, as_json: bool = False, quiet: bool = False) -> int:
+    """Show progress on stderr until every job has ended, then the result on stdout; `quiet`: without it.
 
     Returns the exit code: 0 all succeeded, 1 not, 5 interrupted by Ctrl-C: the jobs go on.
     """
@@ -43,15 +43,17 @@ def follow(runs: Sequence[RunPaths], name: str, *, as_json: bool = False) -> int
             ]
         )
         return Exit.INTERRUPTED
-    return conclude(seen.views, name, as_json=as_json)
+    return conclude(seen.views, name, as_json=as_json, quiet=quiet)
 
 
-def conclude(views: Sequence[RunView], name: str, *, as_json: bool) -> int:
+def conclude(views: Sequence[RunView], name: str, *, as_json: bool, quiet: bool = False) -> int:
     """The result table, or why there is none."""
     good = bool(views) and all(v.state == "succeeded" for v in views)
+    if quiet and good:
+        return Exit.OK
     if as_json:
         output.print_json("result", {"name": name, "runs": [outcome_dump(v) for v in views]})
-    else:
+    elif not quiet:
         _print_results(views, name)
     for view in [v for v in views if v.state != "succeeded"][:3]:
         print_failure(view)

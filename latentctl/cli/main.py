@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("Run", "latentctl.cli.serve", "A checkpoint behind an OpenAI-compatible server."),
     "cancel": ("Run", "latentctl.cli.cancel", "Stop a run and all its processes."),
     "retry": ("Run", "latentctl.cli.retry", "Resume a failed, cancelled or lost run from its checkpoints."),
+    "reproduce": ("Run", "latentctl.cli.reproduce", "A run once more, from what it kept; and compare."),
     "status": ("Look", "latentctl.cli.status", "Runs and jobs: state, progress, time left."),
     "logs": ("Look", "latentctl.cli.logs", "What the ranks of a job wrote, across requeues."),
     "show": ("Look", "latentctl.cli.show", "One run: spec, jobs, attempts, metrics, result."),
