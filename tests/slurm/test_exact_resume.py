@@ -1,0 +1,185 @@
+"""Real training on real daemons, broken off in every way: the losses and the weights are those of no break.
+
+Slow: `python -m pytest -m slow tests/slurm/test_exact_resume.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from latentctl.launch import devbox as box
+from tests.e2e.conftest import REPO, TINY, Cli, losses, make_cli, processes_of, wait_until
+
+pytestmark = [pytest.mark.slow]
+TRAIN = TINY.replace(
+    "micro_batch: 8, save_every: 4}",
+    "micro_batch: 8, steps: 60, save_every: 10, zero_stage: 2}\nresources: {nodes: 1, tasks: 2, time: 10m}",
+).replace("steps: 8, ", "")
+
+
+def recipe(cli: Cli) -> str:
+    text = TRAIN[: TRAIN.index("  - {name: score")]
+    return cli.recipe(text)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, devbox: box.Status) -> Cli:
+    """The training that nothing disturbs."""
+    cli = make_cli(tmp_path_factory.mktemp("whole"))
+    cli.env["SLURM_CONF"] = str(devbox.conf)
+    cli("submit", recipe(cli), "--name", "whole", "--wait", "--cluster", "devbox", timeout=280)
+    return cli
+
+
+@pytest.fixture
+def cli(tmp_path: Path, devbox: box.Status) -> Cli:
+    made = make_cli(tmp_path)
+    made.env["SLURM_CONF"] = str(devbox.conf)
+    (tmp_path / "cluster").mkdir()
+    shipped = (REPO / "cluster" / "devbox.yaml").read_text()
+    for name in ("scav", "scavc", "high"):
+        text = shipped.replace("name: devbox", f"name: {name}")
+        text = text.replace("partition: debug", f"partition: {name}")
+        (tmp_path / "cluster" / f"{name}.yaml").write_text(text)
+    return made
+
+
+def weights(cli: Cli, pattern: str) -> dict[str, str]:
+    (folder,) = cli.runs.glob(f"{pattern}/jobs/*/stages/sft/model")
+    files = sorted(folder.glob("*.safetensors"))
+    assert files
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def slurm_id(run: Path) -> str:
+    return str(json.loads(sorted(run.glob("jobs/*/attempts/*/attempt.json"))[-1].read_text())["id"])
+
+
+def sh(cli: Cli, *words: str) -> None:
+    subprocess.run(words, env=cli.env, check=True, capture_output=True)
+
+
+def worker(run: Path, rank: int) -> int:
+    mark = f"\0RANK={rank}\0".encode()
+    found = [
+        pid
+        for pid in processes_of(str(run), "jobs.worker")
+        if mark in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
+    ]
+    return found[0]
+
+
+def entry(run: Path) -> int:
+    return int(json.loads(sorted(run.glob("jobs/*/attempts/*/attempt.json"))[-1].read_text())["pid"])
+
+
+def node_of(cli: Cli, run: Path) -> str:
+    words = ["squeue", "-h", "-j", slurm_id(run), "-o", "%N"]
+    return subprocess.run(words, env=cli.env, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def usr2(cli: Cli, run: Path, devbox: box.Status) -> None:
+    sh(cli, "scancel", "--signal=USR2", slurm_id(run))
+
+
+def requeue(cli: Cli, run: Path, devbox: box.Status) -> None:
+    """Only TERM reaches the job."""
+    sh(cli, "scontrol", "requeue", slurm_id(run))
+
+
+def kill_rank_0(cli: Cli, run: Path, devbox: box.Status) -> None:
+    os.kill(worker(run, 0), signal.SIGKILL)
+
+
+def kill_rank_1(cli: Cli, run: Path, devbox: box.Status) -> None:
+    os.kill(worker(run, 1), signal.SIGKILL)
+
+
+def kill_batch_script(cli: Cli, run: Path, devbox: box.Status) -> None:
+    """Nothing of ours is left that could ask for another start."""
+    script = f"job{int(slurm_id(run)):05d}/slurm_script"
+    found = subprocess.run(["pgrep", "-f", script], capture_output=True, text=True, check=True)
+    os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+
+
+def kill_entry(cli: Cli, run: Path, devbox: box.Status) -> None:
+    os.kill(entry(run), signal.SIGKILL)
+
+
+def node_down(cli: Cli, run: Path, devbox: box.Status) -> None:
+    node = node_of(cli, run)
+    sh(cli, "scontrol", "update", f"nodename={node}", "state=down", "reason=drill")
+    time.sleep(2)
+    sh(cli, "scontrol", "update", f"nodename={node}", "state=resume")
+
+
+def slurmd_dies(cli: Cli, run: Path, devbox: box.Status) -> None:
+    """The node is given up after SlurmdTimeout; what still runs on it belongs to nobody."""
+    node = node_of(cli, run)
+    os.kill(int((devbox.folder / "run" / f"slurmd.{node}.pid").read_text()), signal.SIGKILL)
+    wait_until(lambda: len(list(run.glob("jobs/*/attempts/*/attempt.json"))) > 1, 90)
+    box.up(devbox.folder, nodes=None, port=None, install=False)
+
+
+def preempted(cli: Cli, run: Path, devbox: box.Status) -> None:
+    """By a job of a higher partition that wants the node for itself."""
+    node = node_of(cli, run)
+    words = ["-p", "high", "-w", node, "--exclusive", "-t", "1", "--account=lab", "--wrap", "sleep 5"]
+    sh(cli, "sbatch", "-o", "/dev/null", *words)
+
+
+def cancelled(cli: Cli, run: Path, devbox: box.Status) -> None:
+    cli("cancel", run.name)
+    wait_until(lambda: cli("status", run.name, "--json").json["data"]["runs"][0]["state"] == "cancelled", 60)
+    wait_until(lambda: not processes_of(str(run), "jobs.worker"), 60)
+    cli("retry", run.name)
+
+
+Interruption = Callable[[Cli, Path, box.Status], None]
+CASES: list[tuple[Interruption, str, bool]] = [
+    (usr2, "devbox", False),
+    (requeue, "devbox", False),
+    (kill_rank_0, "devbox", False),
+    (kill_rank_1, "devbox", False),
+    (kill_entry, "devbox", False),
+    (kill_batch_script, "devbox", True),
+    (node_down, "devbox", False),
+    (slurmd_dies, "devbox", False),
+    (preempted, "scav", False),
+    (preempted, "scavc", True),
+    (cancelled, "devbox", False),
+]
+"""What happens, where, and whether somebody has to retry the run."""
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "cluster", "by_hand"), CASES, ids=lambda v: getattr(v, "__name__", str(v))
+)
+def test_an_interrupted_training_is_the_same_training(
+    cli: Cli, whole: Cli, devbox: box.Status, interrupt: Interruption, cluster: str, by_hand: bool
+) -> None:
+    cli("submit", recipe(cli), "--name", "broken", "--cluster", cluster)
+    (run,) = cli.runs.glob("broken-*")
+    metrics = "jobs/*/metrics.jsonl"
+    wait_until(lambda: any(len(p.read_text().splitlines()) > 14 for p in run.glob(metrics)), 120, every=0.02)
+    interrupt(cli, run, devbox)
+    if by_hand:
+        wait_until(lambda: cli("status", run.name, "--exit-code", code=None).code == 1, 90, every=1)
+        cli("retry", run.name)
+    end = time.monotonic() + 240
+    while cli("status", run.name, "--exit-code", code=None).code != 0:
+        assert time.monotonic() < end, cli("show", run.name).out
+        time.sleep(1)
+    attempts = sorted(run.glob("jobs/*/attempts/*"))
+    assert len(attempts) > 1, "it was over before it was interrupted"
+    assert losses(cli, "broken-*") == losses(whole, "whole-*")
+    assert weights(cli, "broken-*") == weights(whole, "whole-*")
