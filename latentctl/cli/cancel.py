@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from latentctl.cli import output
+from latentctl.cli import complete, output
 from latentctl.launch.observe import observe
 from latentctl.launch.stopping import cancel_runs
 from latentctl.runs.sweeps import select
@@ -19,7 +19,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def cancel(
     runs: Annotated[
-        list[str], typer.Argument(help="Runs or sweeps; a prefix or @last will do.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Runs or sweeps; a prefix or @last will do.",
+            autocompletion=complete.runs,
+            show_default=False,
+        ),
     ],
     runs_dir: output.RunsDir = None,
     as_json: output.Json = False,

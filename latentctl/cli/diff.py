@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from latentctl.cli import output
+from latentctl.cli import complete, output
 from latentctl.errors import Exit
 from latentctl.report.diff import code_diff, differences, text
 from latentctl.runs.index import find_run
@@ -16,8 +16,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A run; a prefix or @last will do.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    a: Annotated[
+        str,
+        typer.Argument(metavar="A", help="A run; a prefix or @last will do.", autocompletion=complete.runs),
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another one.", autocompletion=complete.runs)],
     code: Annotated[bool, typer.Option("--code", help="Also the lines of the code that differ.")] = False,
     runs_dir: output.RunsDir = None,
     as_json: output.Json = False,

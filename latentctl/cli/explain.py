@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latentctl.cli import output
+from latentctl.cli import complete, output
 from latentctl.launch.explaining import outlook
 from latentctl.launch.observe import observe_one
 from latentctl.report.explain import explain_text
@@ -19,7 +19,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def explain(
-    run: Annotated[str, typer.Argument(help="A run; a prefix or @last will do.", show_default=False)],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="A run; a prefix or @last will do.", autocompletion=complete.runs, show_default=False
+        ),
+    ],
     runs_dir: output.RunsDir = None,
     as_json: output.Json = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latentctl.cli import output
+from latentctl.cli import complete, output
 from latentctl.errors import UserError
 from latentctl.launch.observe import observe
 from latentctl.record import checkpoint
@@ -22,7 +22,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def gc(
     runs: Annotated[
-        list[str] | None, typer.Argument(help="Runs or sweeps; unsaid: all.", show_default=False)
+        list[str] | None,
+        typer.Argument(help="Runs or sweeps; unsaid: all.", autocompletion=complete.runs, show_default=False),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, delete nothing.")] = False,
     runs_dir: output.RunsDir = None,

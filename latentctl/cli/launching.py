@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentctl.cli import follow, output
+from latentctl.cli import complete, follow, output
 from latentctl.errors import Exit
 from latentctl.record.paths import RunPaths
 
@@ -23,7 +23,12 @@ Set = Annotated[
 ]
 Cluster = Annotated[
     str,
-    typer.Option("--cluster", envvar="LATENTCTL_CLUSTER", help="Cluster profile (latentctl clusters list)."),
+    typer.Option(
+        "--cluster",
+        envvar="LATENTCTL_CLUSTER",
+        help="Cluster profile (latentctl clusters list).",
+        autocompletion=complete.clusters,
+    ),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the run; the recipe's if unsaid.")]
 Rerun = Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from latentctl.cli import output
+from latentctl.cli import complete, output
 from latentctl.errors import Exit, UserError
 from latentctl.launch.observe import executor_of, observe_one
 from latentctl.record.paths import RunPaths
@@ -26,7 +26,12 @@ STATE_EVERY_S = 5.0
 
 @app.command()
 def logs(
-    run: Annotated[str, typer.Argument(help="A run; a prefix or @last will do.", show_default=False)],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="A run; a prefix or @last will do.", autocompletion=complete.runs, show_default=False
+        ),
+    ],
     job: Annotated[
         str | None, typer.Option("--job", help="Job or stage; the one that runs or failed if unsaid.")
     ] = None,

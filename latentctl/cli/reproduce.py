@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from latentctl.cli import follow, output
+from latentctl.cli import complete, follow, output
 from latentctl.errors import Exit
 from latentctl.runs.index import find_run
 
@@ -15,7 +15,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def reproduce(
-    run: Annotated[str, typer.Argument(help="A run; a prefix or @last will do.", show_default=False)],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="A run; a prefix or @last will do.", autocompletion=complete.runs, show_default=False
+        ),
+    ],
     verify: Annotated[
         bool, typer.Option("--verify", help="Wait for it, and compare with what was recorded.")
     ] = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from latentctl.cli import launching, output
+from latentctl.cli import complete, launching, output
 from latentctl.errors import UserError
 from latentctl.runs.sweeps import select
 
@@ -18,7 +18,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def retry(
     runs: Annotated[
-        list[str], typer.Argument(help="Runs or sweeps; a prefix or @last will do.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Runs or sweeps; a prefix or @last will do.",
+            autocompletion=complete.runs,
+            show_default=False,
+        ),
     ],
     failed: Annotated[
         bool,

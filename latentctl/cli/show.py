@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from latentctl.cli import output
+from latentctl.cli import complete, output
 from latentctl.launch.observe import observe, observe_one
 from latentctl.record.sweeps import membership
 from latentctl.report import show as page
@@ -24,7 +24,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def show(
     run: Annotated[
-        str, typer.Argument(help="A run or a sweep; a prefix or @last will do.", show_default=False)
+        str,
+        typer.Argument(
+            help="A run or a sweep; a prefix or @last will do.",
+            autocompletion=complete.runs,
+            show_default=False,
+        ),
     ],
     runs_dir: output.RunsDir = None,
     as_json: output.Json = False,

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from latentctl.cli import output
+from latentctl.cli import complete, output
 from latentctl.errors import Exit
 from latentctl.launch.observe import Observed, observe
 from latentctl.record.paths import RunPaths
@@ -32,7 +32,9 @@ def status(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Runs or sweeps; a prefix or @last will do. The newest if unsaid.", show_default=False
+            help="Runs or sweeps; a prefix or @last will do. The newest if unsaid.",
+            autocompletion=complete.runs,
+            show_default=False,
         ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until everything has ended.")] = False,

@@ -71,7 +71,7 @@ def run(work: Path, *args: str) -> tuple[float, float, Counter[str]]:
     return cpu, time.monotonic() - begin, Counter(calls.read_text().split())
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -110,7 +110,8 @@ def main() -> None:
     print(f"median {median:.2f} s ({spread}), target {TARGET_S} s for {POINTS} points")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    return int(median > TARGET_S)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
