@@ -12,7 +12,7 @@ from cli_world import World
 
 @pytest.fixture
 def tab(world: World, monkeypatch: pytest.MonkeyPatch):
-    """tab("status", "ti"): what bash would offer for the last word. Slurm's programs note that they were called."""
+    """tab("status", "ti"): what bash would offer for the last word. Slurm's programs note their calls."""
     folder = world.root / "bin"
     folder.mkdir()
     for name in ("squeue", "sacct", "scontrol", "sinfo", "sbatch", "sacctmgr"):
@@ -77,6 +77,7 @@ def test_another_runs_folder(tab, names: list[str], world: World) -> None:
     assert sorted(tab("status", "--runs-dir", str(Path(world.root / "other")), "ti")) == names
 
 
-def test_clusters(tab) -> None:
+def test_clusters(tab, world: World) -> None:
+    (world.root / "cluster" / "far.yaml").write_text("executor: slurm\n")
     assert tab("submit", "recipe.yaml", "--cluster", "her") == ["here"]
-    assert "devbox" in tab("sweep", "recipe.yaml", "--cluster", "")
+    assert {"far", "here"} <= set(tab("sweep", "recipe.yaml", "--cluster", ""))
