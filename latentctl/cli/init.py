@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -123,8 +122,9 @@ def _starter() -> Path:
     """Copied to here; one that is there already is left as it is."""
     target = Path(f"{STARTER}.yaml")
     try:
-        with target.open("xb") as out, (shipped.folder("recipes") / target).open("rb") as source:
-            shutil.copyfileobj(source, out)
+        text = (shipped.folder("recipes") / target).read_bytes()
+        with target.open("xb") as file:
+            file.write(text)
     except FileExistsError:
         pass
     except OSError as error:

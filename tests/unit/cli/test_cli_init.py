@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from cli_world import World
+from cli_world import REPO, World
 
 
 @pytest.fixture
 def nowhere(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """No Slurm on the path."""
+    """No Slurm on the path; the checkout, with the recipes that ship with it."""
+    world.code = REPO
     monkeypatch.setenv("PATH", "/nonexistent")
     return world
 

@@ -10,6 +10,7 @@ from spec_recipes import HEAD, Recipes
 
 from latentctl.spec import catalog
 from latentctl.spec.base import Spec
+from latentctl.spec.cluster import ClusterProfile
 from latentctl.spec.latent import LatentSpec, Markers, SoftInput
 from latentctl.spec.methods import METHODS
 from latentctl.spec.short_forms import NULL_SAYS
@@ -311,7 +312,8 @@ def test_every_default_that_null_may_replace_is_known() -> None:
             for below in catalog.submodels(info.annotation):
                 yield from nullable(below, (*path, key))
 
-    blocks = [(StageBase, ()), *((settings, (name,)) for name, settings in METHODS.items())]
+    blocks = [(StageBase, ()), (ClusterProfile, ())]
+    blocks += [(settings, (name,)) for name, settings in METHODS.items()]
     assert {path for model, at in blocks for path in nullable(model, at)} == set(NULL_SAYS)
 
 
