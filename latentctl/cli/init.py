@@ -45,7 +45,7 @@ def init(
     except SlurmError as error:
         if partition or account or name:
             raise
-        _here(error, as_json=as_json)
+        _here(error.problems[0].message, as_json=as_json)
         return
     from latentctl.launch import first_look
 
@@ -81,7 +81,7 @@ def init(
     )
 
 
-def _here(error: Exception, *, as_json: bool) -> None:
+def _here(why: str, *, as_json: bool) -> None:
     """No Slurm: the shipped profile `local` fits as it is."""
     from latentctl.launch import gpus
 
@@ -91,7 +91,7 @@ def _here(error: Exception, *, as_json: bool) -> None:
         output.print_json("init", {**row, "recipe": str(recipe)})
         return
     print(
-        f"no Slurm ({error}): this machine, {count or 'no'} GPU{'s' * (count != 1)}; its profile is `local`"
+        f"no Slurm ({why}): this machine, {count or 'no'} GPU{'s' * (count != 1)}; its profile is `local`"
     )
     print(f"{'recipe':<10}{recipe}")
     output.next_commands(
