@@ -122,7 +122,7 @@ def test_the_clusters_own_limit_is_known(devbox, make_run) -> None:
 
 def test_a_refusal_takes_back_what_was_accepted_before(make_run, queue) -> None:
     """The second job asks for more memory than any node has."""
-    sweep = Sweep(make_run, meet_then("meet", "meet"))
+    sweep = Sweep(make_run, meet_then("hang", "hang"))
     for run in sweep.runs:
         run.plan = replace(run.plan, jobs=[CHAIN[0], replace(CHAIN[1], mem_mb=999_000_000)])
     with pytest.raises(UserError, match="Slurm refused job 'score'") as caught:
