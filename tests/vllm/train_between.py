@@ -69,7 +69,9 @@ def main(folder: Path) -> None:
     assert all(deaf), "USR2 is for this process alone"
     assert distributed.joined()
     assert [engine._vllm for engine in engines] == [None, None]
-    left = [" ".join(c.cmdline()) for c in psutil.Process().children(recursive=True)]
+    children = psutil.Process().children(recursive=True)
+    alive = [c for c in children if c.status() != psutil.STATUS_ZOMBIE]  # dead, and holding nothing
+    left = [" ".join(c.cmdline()) for c in alive]
     assert not [words for words in left if "spawn_main" in words]
 
 
