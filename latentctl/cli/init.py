@@ -90,9 +90,7 @@ def _here(why: str, *, as_json: bool) -> None:
         row = {"cluster": "local", "profile": None, "partition": None, "account": None, "gpus": count}
         output.print_json("init", {**row, "recipe": str(recipe)})
         return
-    print(
-        f"no Slurm ({why}): this machine, {count or 'no'} GPU{'s' * (count != 1)}; its profile is `local`"
-    )
+    print(f"no Slurm ({why}): this machine, {count or 'no'} GPU{'s' * (count != 1)}; its profile is `local`")
     print(f"{'recipe':<10}{recipe}")
     output.next_commands(
         [

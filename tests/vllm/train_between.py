@@ -69,10 +69,16 @@ def main(folder: Path) -> None:
     assert all(deaf), "USR2 is for this process alone"
     assert distributed.joined()
     assert [engine._vllm for engine in engines] == [None, None]
-    children = psutil.Process().children(recursive=True)
-    alive = [c for c in children if c.status() != psutil.STATUS_ZOMBIE]  # dead, and holding nothing
-    left = [" ".join(c.cmdline()) for c in alive]
+    left = [words_of(child) for child in psutil.Process().children(recursive=True)]
     assert not [words for words in left if "spawn_main" in words]
+
+
+def words_of(process: psutil.Process) -> str:
+    """Of one that is dead or dies, and so holds nothing: none."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # ZombieProcess is one
+        return ""
 
 
 def train(folder: Path, world: Any) -> None:
