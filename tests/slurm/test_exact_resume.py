@@ -17,18 +17,23 @@ from pathlib import Path
 import pytest
 
 from latentctl.launch import devbox as box
-from tests.e2e.conftest import REPO, TINY, Cli, losses, make_cli, processes_of, wait_until
+from tests.e2e.conftest import REPO, Cli, losses, make_cli, processes_of, wait_until
 
 pytestmark = [pytest.mark.slow]
-TRAIN = TINY.replace(
-    "micro_batch: 8, save_every: 4}",
-    "micro_batch: 8, steps: 60, save_every: 10, zero_stage: 2}\nresources: {nodes: 1, tasks: 2, time: 10m}",
-).replace("steps: 8, ", "")
+TRAIN = """\
+name: drill
+model: {init: {arch: gpt2, hidden: 32, layers: 1, heads: 2, max_len: 128}, tokenizer: {kind: word}}
+dataset: {name: shell-game, limit: 256, options: {cups: 4, swaps: 3}}
+prompt: {template: plain, form: coconut}
+train: {lr: 1e-3, steps: 60, batch: 16, micro_batch: 8, save_every: 10, zero_stage: 2}
+resources: {tasks: 2, time: 10m}
+stages:
+  - {name: sft, method: sft}
+"""
 
 
 def recipe(cli: Cli) -> str:
-    text = TRAIN[: TRAIN.index("  - {name: score")]
-    return cli.recipe(text)
+    return cli.recipe(TRAIN)
 
 
 @pytest.fixture(scope="module")
