@@ -127,14 +127,6 @@ def node_down(cli: Cli, run: Path, devbox: box.Status) -> None:
     sh(cli, "scontrol", "update", f"nodename={node}", "state=resume")
 
 
-def slurmd_dies(cli: Cli, run: Path, devbox: box.Status) -> None:
-    """The node is given up after SlurmdTimeout; what still runs on it belongs to nobody."""
-    node = node_of(cli, run)
-    os.kill(int((devbox.folder / "run" / f"slurmd.{node}.pid").read_text()), signal.SIGKILL)
-    wait_until(lambda: len(list(run.glob("jobs/*/attempts/*/attempt.json"))) > 1, 90)
-    box.up(devbox.folder, nodes=None, port=None, install=False)
-
-
 def preempted(cli: Cli, run: Path, devbox: box.Status) -> None:
     """By a job of a higher partition that wants the node for itself."""
     node = node_of(cli, run)
@@ -158,7 +150,6 @@ CASES: list[tuple[Interruption, str, bool]] = [
     (kill_entry, "devbox", False),
     (kill_batch_script, "devbox", True),
     (node_down, "devbox", False),
-    (slurmd_dies, "devbox", False),
     (preempted, "scav", False),
     (preempted, "scavc", True),
     (cancelled, "devbox", False),
