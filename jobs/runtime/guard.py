@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,7 +18,7 @@ from jobs.data.plugins import load_plugins
 from jobs.methods.protocol import World
 from jobs.runtime.errors import JobUserError
 from latentctl.record.atomic import try_read_json
-from latentctl.record.hashes import code_bytes, content_hash, spec_hash
+from latentctl.record.hashes import code_bytes, code_files, content_hash, spec_hash
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
 from latentctl.spec import methods
@@ -76,11 +76,7 @@ def load_experiment(run: RunPaths) -> tuple[Experiment, str]:
 
 def check_content(run: RunPaths, plan: Plan) -> None:
     """Raises JobUserError where a file of the snapshot was changed, added or lost since the submission."""
-    files = [p for p in run.code.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    digests = (
-        (PurePosixPath(p.relative_to(run.code).as_posix()), hashlib.sha256(p.read_bytes()).hexdigest())
-        for p in files
-    )
+    digests = ((at, hashlib.sha256(p.read_bytes()).hexdigest()) for at, p in code_files(run.code))
     if content_hash(_read(run.spec)["experiment"], code_bytes(digests)) != plan.content_hash:
         raise JobUserError(
             "the snapshot is not what was submitted: a file in it was changed, added or lost",

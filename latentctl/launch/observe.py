@@ -50,7 +50,7 @@ def observe(runs: Sequence[RunPaths]) -> Observed:
     is seen as ended. Runs removed meanwhile are left out.
     """
     result = Observed()
-    first = [_recovered(v, result) for v in _load_all(runs, result)]
+    first = _recovered(_load_all(runs, result), result)
     facts, silent = _ask(first, result)
     for before in first:
         asked = any(True for _ in view.asked_of_scheduler(before))
@@ -74,19 +74,28 @@ def _load_all(runs: Sequence[RunPaths], result: Observed) -> list[RunView]:
     return [v for v in (_load(run, result) for run in runs) if v is not None]
 
 
-def _recovered(one: RunView, result: Observed) -> RunView:
-    """The view, once it is known what became of a submission whose command was killed too early to tell."""
-    live = (job for job in one.jobs if job.state not in TERMINAL)
-    intents = [e for job in live if (e := ledger.unanswered(job.events, job.name)) is not None]
-    recover = getattr(executor_of(one.plan), "recover", None) if intents else None
-    if recover is None:
-        return one
-    try:
-        recover([(one.run, event) for event in intents])
-    except UserError as error:
-        result.unanswered.append(f"{one.plan.cluster.get('name')}: {error.problems[0].message}")
-        return one
-    return _load(one.run, result) or one
+def _recovered(views: Sequence[RunView], result: Observed) -> list[RunView]:
+    """The views, once it is known what became of submissions whose command was killed too early to tell: one
+    look at each scheduler."""
+    lost: dict[str, list[tuple[RunView, dict[str, Any]]]] = {}
+    for one in views:
+        live = (job for job in one.jobs if job.state not in TERMINAL)
+        intents = (event for job in live if (event := ledger.unanswered(job.events, job.name)) is not None)
+        for event in intents:
+            lost.setdefault(_key(one.plan), []).append((one, event))
+    again: set[str] = set()
+    for pairs in lost.values():
+        plan = pairs[0][0].plan
+        recover = getattr(executor_of(plan), "recover", None)
+        if recover is None:
+            continue
+        try:
+            recover([(one.run, event) for one, event in pairs])
+        except UserError as error:
+            result.unanswered.append(f"{plan.cluster.get('name')}: {error.problems[0].message}")
+        else:
+            again |= {one.run.id for one, _ in pairs}
+    return [(_load(one.run, result) or one) if one.run.id in again else one for one in views]
 
 
 def _load(

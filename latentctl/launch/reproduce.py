@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentctl.errors import UserError
 from latentctl.launch.start import Started, start
 from latentctl.record.atomic import read_json
-from latentctl.record.hashes import code_bytes, content_hash
+from latentctl.record.hashes import code_bytes, code_files, content_hash
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import Plan
 from latentctl.runs.create import Identity, Site
@@ -50,8 +50,7 @@ def reproduce(run: RunPaths, runs_dir: Path, *, profile: ClusterProfile | None =
 
 
 def _site(run: RunPaths) -> Site:
-    paths = [p for p in sorted(run.code.rglob("*")) if p.is_file() and "__pycache__" not in p.parts]
-    files = [CodeFile(p, PurePosixPath(p.relative_to(run.code).as_posix())) for p in paths]
+    files = [CodeFile(path, at) for at, path in code_files(run.code)]
     return Site(files, code_bytes((f.target, f.digest()) for f in files))
 
 

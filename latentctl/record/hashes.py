@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 
@@ -19,6 +19,12 @@ def spec_hash(experiment: dict[str, Any]) -> str:
     """SHA-256 (hex) of `Experiment.dump()`: what spec.json records and what a worker checks before it
     starts."""
     return hashlib.sha256(canonical(experiment)).hexdigest()
+
+
+def code_files(folder: Path) -> list[tuple[PurePosixPath, Path]]:
+    """Of a snapshot: where each file stands below it, and the file; in order, without byte code."""
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and "__pycache__" not in p.parts]
+    return [(PurePosixPath(p.relative_to(folder).as_posix()), p) for p in paths]
 
 
 def code_bytes(code: Iterable[tuple[PurePosixPath, str]]) -> bytes:

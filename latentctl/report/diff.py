@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from latentctl.record.atomic import try_read_json
+from latentctl.record.hashes import code_files
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import Plan
 from latentctl.report.text import clip
@@ -124,11 +125,7 @@ def _flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _files(run: RunPaths) -> dict[str, str]:
-    return {
-        str(path.relative_to(run.code)): hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-        for path in sorted(run.code.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    return {str(at): hashlib.sha256(path.read_bytes()).hexdigest()[:8] for at, path in code_files(run.code)}
 
 
 def _environment(run: RunPaths) -> dict[str, Any]:

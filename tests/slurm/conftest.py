@@ -27,6 +27,7 @@ from latentctl.record.paths import JobPaths, RunPaths
 from latentctl.record.plan import JobPlan, Plan
 from latentctl.record.states import fold
 from latentctl.spec.cluster import ClusterProfile
+from tests.e2e.conftest import Cli, make_cli
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -202,6 +203,14 @@ def make_run(devbox: box.Status) -> Iterator[Callable[..., Run]]:
                 run.wait_until_over(seconds=20)
     finally:
         shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, devbox: box.Status) -> Cli:
+    """The command line in a folder of its own, with the devbox as its Slurm."""
+    made = make_cli(tmp_path)
+    made.env["SLURM_CONF"] = str(devbox.conf)
+    return made
 
 
 @pytest.fixture

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from latentctl.spec.profiles import load_profile
-from tests.e2e.conftest import Cli, make_cli
-
-
-@pytest.fixture
-def cli(tmp_path: Path, devbox) -> Cli:
-    made = make_cli(tmp_path)
-    made.env["SLURM_CONF"] = str(devbox.conf)
-    return made
+from tests.e2e.conftest import Cli
 
 
 def test_the_profile_passes_its_test(cli: Cli) -> None:

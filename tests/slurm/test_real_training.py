@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import REPO, TINY, Cli, losses, make_cli, processes_of, wait_until
+from tests.e2e.conftest import REPO, TINY, Cli, losses, processes_of, wait_until
 
 pytestmark = [pytest.mark.heavy]
 
@@ -19,13 +19,6 @@ WIDE = TINY.replace(
     "micro_batch: 8, save_every: 4}",
     "micro_batch: 4, save_every: 4, zero_stage: 2}\nresources: {nodes: 2, tasks: 2, time: 10m}",
 )
-
-
-@pytest.fixture
-def cli(tmp_path: Path, devbox) -> Cli:
-    made = make_cli(tmp_path)
-    made.env["SLURM_CONF"] = str(devbox.conf)
-    return made
 
 
 def test_a_recipe_trains_and_evaluates_on_two_nodes_with_two_tasks_each(cli: Cli) -> None:
