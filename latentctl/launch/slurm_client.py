@@ -236,9 +236,8 @@ class SlurmClient:
 
     def max_array_size(self) -> int | None:
         """So many elements may an array have; None where the cluster does not say."""
-        said = self._run(["scontrol", "show", "config"])
-        found = re.search(r"^MaxArraySize\s*=\s*(\d+)\s*$", said, re.MULTILINE)
-        return int(found[1]) if found else None
+        settings = slurm_parse.configured(self._run(["scontrol", "show", "config"]))
+        return slurm_parse.max_array_size(settings)
 
     def accounting(self) -> None:
         """Raises SlurmError where accounting is off or does not answer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from latentctl.plan.facts import ClusterFacts, Partition
@@ -179,16 +179,26 @@ def gpus(gres: str) -> list[tuple[str, int]]:
     return [(kind, int(count)) for kind, count in found]
 
 
+def configured(config: str) -> dict[str, str]:
+    """`scontrol show config`, by its names."""
+    return dict(re.findall(r"^(\S+)\s*= (.*?)\s*$", config, re.MULTILINE))
+
+
+def max_array_size(settings: Mapping[str, str]) -> int | None:
+    """None where the cluster does not say."""
+    said = settings.get("MaxArraySize", "")
+    return int(said) if said.isdigit() else None
+
+
 def facts(partitions: str, sinfo: str, config: str, assoc: str | None) -> ClusterFacts:
     """From `scontrol -o show partition`, `sinfo -o SINFO`, `scontrol show config`, `sacctmgr show assoc`."""
-    settings = dict(re.findall(r"^(\S+)\s*= (.*?)\s*$", config, re.MULTILINE))
+    settings = configured(config)
     accounts: set[str] = set()
     qos: set[str] = set()
     for line in (assoc or "").splitlines():
         account, _, names = line.partition("|")
         accounts.update(filter(None, [account]))
         qos.update(filter(None, names.split(",")))
-    array = settings.get("MaxArraySize", "")
     return ClusterFacts(
         name=settings.get("ClusterName", ""),
         version=settings.get("SLURM_VERSION", ""),
@@ -197,7 +207,7 @@ def facts(partitions: str, sinfo: str, config: str, assoc: str | None) -> Cluste
         ),
         accounts=None if assoc is None else tuple(sorted(accounts)),
         qos=None if assoc is None else tuple(sorted(qos)),
-        max_array_size=int(array) if array.isdigit() else None,
+        max_array_size=max_array_size(settings),
         config=settings,
     )
 
