@@ -6,6 +6,7 @@ it concerns one, `job` and `attempt`. Order between writers is never taken from 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -80,6 +81,8 @@ class Journal:
             fsync(fd)
         finally:
             os.close(fd)
+        with contextlib.suppress(OSError):
+            os.utime(self.folder)  # whoever remembers a run sees by this alone that it has changed
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT

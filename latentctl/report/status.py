@@ -8,6 +8,7 @@ from typing import Any
 
 from latentctl.report import progress
 from latentctl.report.text import Column, duration, table
+from latentctl.runs.settled import Settled
 from latentctl.runs.view import JobView, RunView
 
 _HEAD = (
@@ -21,7 +22,7 @@ _HEAD = (
 
 
 def status_table(
-    views: Sequence[RunView],
+    views: Sequence[RunView | Settled],
     *,
     sweeps: Mapping[str, Mapping[str, Any]] | None = None,
     jobs: bool = False,
@@ -45,7 +46,7 @@ def status_table(
 
 
 def _sweep(
-    sweep: str, points: Sequence[RunView], sweeps: Mapping[str, Mapping[str, Any]], *, jobs: bool
+    sweep: str, points: Sequence[RunView | Settled], sweeps: Mapping[str, Mapping[str, Any]], *, jobs: bool
 ) -> list[list[str]]:
     """A heading that counts, then the points by what varied."""
     states = Counter(p.state for p in points)
@@ -60,13 +61,18 @@ def _sweep(
     return rows
 
 
-def _run(view: RunView, *, jobs: bool) -> list[list[str]]:
-    at = progress.current(view)
+def _run(view: RunView | Settled, *, jobs: bool) -> list[list[str]]:
+    if isinstance(view, Settled):
+        return [view.row]
     if jobs and len(view.jobs) > 1:
         head = [view.run.id, view.state, "", "", "", _age(view)]
         return [head, *(_job(j, indent="  ") for j in view.jobs)]
-    row = _job(at)
-    return [[view.run.id, view.state, *row[2:]]]
+    return [run_row(view)]
+
+
+def run_row(view: RunView) -> list[str]:
+    """A run in one row, by the job to look at."""
+    return [view.run.id, view.state, *_job(progress.current(view))[2:]]
 
 
 def _job(job: JobView, indent: str = "") -> list[str]:

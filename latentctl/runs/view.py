@@ -19,6 +19,10 @@ from latentctl.record.plan import JobPlan, Plan
 from latentctl.record.states import TERMINAL, JobState, fold, worst
 from latentctl.runs.reconcile import Evidence, FactLike, judge
 
+_FORGOTTEN_S = 7 * 86400.0
+"""Slurm keeps ended jobs for MinJobAge, 300 s unless a site says otherwise; only these can be queued
+again."""
+
 
 @dataclass(frozen=True)
 class AttemptView:
@@ -114,7 +118,12 @@ class RunView:
 
     @property
     def state(self) -> JobState:
-        return worst(j.state for j in self.jobs)
+        return worst(self.states)
+
+    @property
+    def states(self) -> list[JobState]:
+        """Of its jobs."""
+        return [j.state for j in self.jobs]
 
     @property
     def done(self) -> bool:
@@ -159,9 +168,12 @@ def asked_of_scheduler(view: RunView) -> Iterable[JobView]:
 
 
 def _settled(job: JobView) -> bool:
-    """An end in the journal stands; only a failed or lost job of Slurm might have been queued again."""
-    again = job.state in ("failed", "lost") and (job.handle or {}).get("executor") != "local"
-    return job.state in TERMINAL and not again
+    """An end in the journal stands; only a failed or lost job of Slurm might have been queued again by hand,
+    as long as Slurm still knows of it."""
+    if job.state in ("failed", "lost") and (job.handle or {}).get("executor") != "local":
+        last = max((event["time"] for event in job.events), default=None)
+        return last is not None and _since(last) > _FORGOTTEN_S
+    return job.state in TERMINAL
 
 
 def _job(
@@ -225,7 +237,12 @@ def _age(heartbeat: dict[str, Any] | None) -> float | None:
     """Seconds since the last heartbeat."""
     if not heartbeat or not heartbeat.get("time"):
         return None
-    return max(0.0, time.time() - datetime.fromisoformat(heartbeat["time"]).timestamp())
+    return _since(heartbeat["time"])
+
+
+def _since(moment: str) -> float:
+    """Seconds."""
+    return max(0.0, time.time() - datetime.fromisoformat(moment).timestamp())
 
 
 def _alive(info: dict[str, Any]) -> bool | None:

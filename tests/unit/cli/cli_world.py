@@ -54,7 +54,7 @@ class World:
     def run_names(self) -> list[str]:
         if not self.runs.is_dir():
             return []
-        return sorted(p.name for p in self.runs.iterdir() if p.name != "sweeps")
+        return sorted(p.name for p in self.runs.iterdir() if p.name not in ("sweeps", ".settled"))
 
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("LATENTCTL_", "SLURM_"))}

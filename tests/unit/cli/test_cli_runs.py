@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,22 @@ def test_retry_makes_a_new_attempt_of_the_same_run(world: World) -> None:
     ]
     assert "worker of attempt 2: ok" in world("logs", "@last", "--attempt", "2").out
     assert "has succeeded" in world("retry", "@last", code=2).err
+
+
+def test_a_remembered_run_looks_as_it_did_and_a_retry_is_seen(world: World) -> None:
+    world.behave("fail,ok")
+    world("submit", "recipe.yaml", "--wait", code=1)
+    journal = world.runs / world.run_names()[0] / "journal"
+    os.utime(journal, (time.time() - 3600,) * 2)
+    first = [world("status", *how).out for how in ((), ("--json",))]
+    cache = world.runs / ".settled"
+    kept = cache.read_text()
+    cache.write_text(kept.replace("row 7 is broken", "row 7 was broken"))
+    again = [world("status", *how, "--exit-code", code=1).out for how in ((), ("--json",))]
+    assert again == [text.replace("row 7 is broken", "row 7 was broken") for text in first]
+    assert "row 7 is broken" in world("status", "@last").out, "a run asked for by name is read"
+    world("retry", "@last", "--wait")
+    assert "succeeded" in world("status", "--exit-code").out
 
 
 def test_ctrl_c_while_waiting_lets_the_job_go_on(world: World) -> None:
