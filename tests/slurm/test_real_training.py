@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,8 +56,7 @@ def test_usr2_requeues_a_training_that_resumes_with_the_same_losses(cli: Cli) ->
     while cli("status", run.name, "--exit-code", code=None).code != 0:
         assert time.monotonic() < end, cli("show", run.name).out
         time.sleep(1)
-    ends = [json.loads(p.read_text())["exit"] for p in sorted(run.glob("jobs/*/attempts/*/end.json"))]
-    assert ends == ["requeued", "succeeded"]
+    assert [one["exit"] for one in two_ends(run)] == ["requeued", "succeeded"]
     assert losses(cli, "broken-*") == losses(cli, "whole-*")
 
 
@@ -76,7 +76,7 @@ def test_a_stopped_rank_is_named_and_the_next_attempt_has_the_same_losses(cli: C
     (third,) = [p for p in processes_of(str(run), "jobs.worker") if b"\0RANK=2\0" in environment_of(p)]
     os.kill(third, signal.SIGSTOP)
     wait_until(lambda: cli("status", run.name, "--exit-code", code=None).code == 0, 240, every=1)
-    first, second = [json.loads(p.read_text()) for p in sorted(run.glob("jobs/*/attempts/*/end.json"))]
+    first, second = two_ends(run)
     assert (first["exit"], first["class"], first["rank"], second["exit"]) == (
         "retried",
         "hang",
@@ -87,6 +87,16 @@ def test_a_stopped_rank_is_named_and_the_next_attempt_has_the_same_losses(cli: C
     waiting = [json.loads(p.read_text()) for p in sorted(run.glob("jobs/*/attempts/1/still-*.json"))]
     assert [w["waits"] for w in waiting] == [True, True, False, True]
     assert losses(cli, "stuck-*") == losses(cli, "whole-*")
+
+
+def two_ends(run: Path) -> list[dict[str, Any]]:
+    """How two attempts ended. The result of the last one is there a little before its end is written."""
+
+    def found() -> list[Path]:
+        return sorted(run.glob("jobs/*/attempts/*/end.json"))
+
+    wait_until(lambda: len(found()) == 2, 30)
+    return [json.loads(path.read_text()) for path in found()]
 
 
 def environment_of(pid: int) -> bytes:
