@@ -22,6 +22,8 @@ VERBS = {
     "leakage": "jobs.data.leakage:run",
     "grade": "jobs.grade.task:run",
     "doctor": "jobs.runtime.doctor:run",
+    "preflight": "jobs.preflight.inspect:run",
+    "prefetch": "jobs.preflight.fetch:run",
 }
 """Verb -> `module:function`, imported when asked for; each takes and gives a mapping that JSON can hold."""
 

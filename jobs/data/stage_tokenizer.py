@@ -34,6 +34,8 @@ def target_of(stage: StageBase) -> tuple[Target, str]:
 class Tokenizers:
     """Loads (or trains, for a random model) each tokenizer of an experiment once."""
 
+    WANTING = "lengths are in characters, for want of a tokenizer: "
+
     def __init__(self, experiment: Experiment, data_dir: str | None) -> None:
         self.experiment, self.data_dir = experiment, data_dir
         self.known: dict[str, tuple[Any, str | None]] = {}
@@ -45,7 +47,7 @@ class Tokenizers:
             try:
                 self.known[first.name] = self._load(first), None
             except JobUserError as error:
-                self.known[first.name] = None, f"lengths are in characters, for want of a tokenizer: {error}"
+                self.known[first.name] = None, f"{self.WANTING}{error}"
         return self.known[first.name]
 
     def _load(self, first: StageBase) -> Any:

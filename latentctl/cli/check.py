@@ -1,4 +1,5 @@
-"""`latentctl check`: every error of a recipe, with file, line and column."""
+"""`latentctl check`: every error of a recipe, with file, line and column; and whether a cluster can run
+it."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentctl.cli import output
+from latentctl.cli import complete, output
 from latentctl.errors import Exit, Problem, UserError
 
 if TYPE_CHECKING:
@@ -27,12 +28,34 @@ def check(
     show: Annotated[
         bool, typer.Option("--show", help="Print the resolved spec, and where each value is from.")
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            help="Also hold one recipe against this cluster: limits, account, paths, models, sizes.",
+            autocompletion=complete.clusters,
+            show_default=False,
+        ),
+    ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="With --cluster: a short job looks from a compute node, too.")
+    ] = False,
+    runs_dir: output.RunsDir = None,
     as_json: output.Json = False,
 ) -> None:
-    """Check recipes: every error at once, with file, line, column and what is allowed. Nothing is started.
+    """Check recipes: every error at once, with file, line, column and what is allowed.
 
-    Plugins that a recipe names are imported. Exit code 2 if anything is wrong.
+    Plugins that a recipe names are imported. Exit code 2 if anything is wrong. With --cluster one recipe is
+    held against the live cluster: partition, account, qos and limits, paths and free space, weights,
+    tokenizer and chat template, rows, GPU memory. Exit code 1 if it would not run, 4 if Slurm does not
+    answer or refuses.
+
+    Example: latentctl check qwen3-aime.yaml --cluster mycluster --deep
     """
+    if cluster is None and deep:
+        raise UserError("--deep goes with --cluster NAME: whose compute node is to look")
+    if cluster is not None and len(recipes) > 1:
+        raise UserError(f"--cluster takes one recipe, not {len(recipes)}")
     from latentctl.spec.load import load_recipe
 
     loaded: dict[Path, LoadedRecipe] = {}
@@ -51,6 +74,15 @@ def check(
             for path, recipe in loaded.items():
                 output.note(f"{path}: ok ({_stages(recipe)})")
         raise UserError(problems=problems, code=code, kind=kind)
+    if cluster is not None:
+        from latentctl.cli import preflight
+        from latentctl.launch.profile import profile_named
+
+        ((path, recipe),) = loaded.items()
+        preflight.run(
+            recipe, path, profile_named(cluster), output.runs_dir(runs_dir), deep=deep, as_json=as_json
+        )
+        return
     if as_json:
         output.print_json("check", [_as_json(path, recipe, show=show) for path, recipe in loaded.items()])
         return
@@ -61,7 +93,11 @@ def check(
     if len(loaded) == 1:
         path = next(iter(loaded))
         output.next_commands(
-            [(f"latentctl submit {path} --dry-run", "see the plan"), (f"latentctl submit {path}", "run it")]
+            [
+                (f"latentctl check {path} --cluster NAME", "would it run there"),
+                (f"latentctl submit {path} --dry-run", "see the plan"),
+                (f"latentctl submit {path}", "run it"),
+            ]
         )
 
 

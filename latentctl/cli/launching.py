@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentctl.cli import complete, follow, output
+from latentctl.cli import complete, follow, output, preflight
 from latentctl.errors import Exit
 from latentctl.record.paths import RunPaths
 
@@ -55,6 +55,7 @@ def launch(
     gpu_hours: float | None = None,
 ) -> None:
     """Submit the recipe's point, or its points as a sweep; say what happened; follow if asked."""
+    preflight.quick(recipe, profile, runs_dir)
     if recipe.swept:
         from latentctl.launch.sweeps import start_sweep
 

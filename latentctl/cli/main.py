@@ -49,7 +49,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "classify": ("Look", "latentctl.cli.classify", "What a crash log is about, and what is done about it."),
     "data": ("Prepare", "latentctl.cli.data", "What a model would see of a dataset."),
-    "check": ("Prepare", "latentctl.cli.check", "Every error of a recipe, with file, line and column."),
+    "check": ("Prepare", "latentctl.cli.check", "Every error of a recipe; whether a cluster can run it."),
+    "prefetch": ("Prepare", "latentctl.cli.prefetch", "Models and data of a recipe into the jobs' cache."),
     "recipes": ("Prepare", "latentctl.cli.recipes", "List the shipped recipes; copy one."),
     "schema": (
         "Prepare",

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,18 @@ PACKAGES = Path(__file__).resolve().parents[2]
 
 
 def run_task(
-    verb: str, payload: dict[str, Any], *, python: str | None = None, timeout: float | None = None
+    verb: str,
+    payload: dict[str, Any],
+    *,
+    python: str | None = None,
+    timeout: float | None = None,
+    env: Mapping[str, str] = os.environ,
 ) -> dict[str, Any]:
     """What the verb answers. Its progress goes to this process's stderr.
 
-    `python` is the profile's interpreter (ours if unsaid), `timeout` in seconds. Raises UserError: with the
-    verb's own words where a person can mend it, with exit code 70 where the verb itself broke.
+    `python` is the profile's interpreter (ours if unsaid), `timeout` in seconds, `env` what it sees. Raises
+    UserError: with the verb's own words where a person can mend it, with exit code 70 where the verb itself
+    broke.
     """
     python = python or sys.executable
     with tempfile.TemporaryDirectory(prefix="latentctl-") as folder:
@@ -32,8 +39,8 @@ def run_task(
         code.mkdir()
         for package in ("latentctl", "jobs"):
             (code / package).symlink_to(PACKAGES / package)
-        env = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
+        env = {**env, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(code), env.get("PYTHONPATH")]))
         command = [python, "-m", "jobs.task", verb, str(source), str(target)]
         try:
             done = subprocess.run(

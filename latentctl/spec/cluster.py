@@ -46,6 +46,9 @@ class ClusterProfile(Spec):
     """GPUs of a node; a job that asks for more is refused before it is queued."""
     gpu_type: str | None = None
     """Asked as `--gpus-per-node=TYPE:N`."""
+    gpu_memory: Size | None = None
+    """Of one GPU: `80G`. `latentctl check --cluster` holds what a recipe needs against it; it is known of
+    types that come in one size."""
     cpus: int | None = Field(default=None, ge=1)
     """CPUs per process where the recipe is silent."""
     mem: Size | None = None

@@ -321,4 +321,4 @@ def stage_model(method: str) -> type[StageBase]:
     return _STAGES[method]
 
 
-from latentctl.spec import divergence, grpo, serving  # noqa: E402, F401  (they register theirs, and need what stands above)
+from latentctl.spec import divergence, grpo, probe, serving  # noqa: E402, F401  (they register theirs, and need what stands above)

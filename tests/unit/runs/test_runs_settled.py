@@ -61,7 +61,11 @@ def test_a_finished_run_is_remembered_as_it_was_shown(tmp_path: Path) -> None:
     remember(run)
     found = recall(run)
     assert found is not None
-    assert (found.state, found.states, found.row) == ("succeeded", ["succeeded"] * 2, [run.id, "as it wäs\u2028\t"])
+    assert (found.state, found.states, found.row) == (
+        "succeeded",
+        ["succeeded"] * 2,
+        [run.id, "as it wäs\u2028\t"],
+    )
     assert found.dump() == view.load(run).dump()
 
 

@@ -1,0 +1,167 @@
+"""A recipe held against a cluster before anything is queued: the findings of `latentctl check --cluster`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentctl.errors import UserError
+from latentctl.launch import checks, space
+from latentctl.launch.cache_places import as_jobs_see_it, hub, unseen
+from latentctl.launch.slurm_client import Refused, SlurmClient, SlurmError
+from latentctl.launch.task import run_task
+from latentctl.plan.build import build_plan
+from latentctl.plan.preflight import Finding, Level, judge
+from latentctl.plan.resources import interpreter
+from latentctl.record.paths import RunPaths
+from latentctl.record.plan import Plan
+
+if TYPE_CHECKING:
+    from latentctl.spec.cluster import ClusterProfile
+    from latentctl.spec.experiment import Experiment
+    from latentctl.spec.load import LoadedRecipe
+
+_FEW = 2 * 2**30
+"""A run with less room than that does not come far."""
+_NOTHING = 64 * 2**20
+GPU_GIB = {
+    "b200": 180,
+    "h200": 141,
+    "h100": 80,
+    "l40s": 48,
+    "l40": 48,
+    "a40": 48,
+    "a6000": 48,
+    "l4": 24,
+    "a10": 24,
+    "t4": 16,
+}
+"""Of types that come in one size."""
+
+
+def quick(experiment: Experiment, profile: ClusterProfile, runs_dir: Path) -> Iterator[Finding]:
+    """What costs nothing: room for the run, and on a cluster whether models are where its jobs look. Silent
+    where all is well."""
+    yield from (f for f in _room(runs_dir, 0) if f.level != "ok")
+    if profile.executor != "slurm":
+        return
+    for name in _hub_models(experiment):
+        if not any((hub(profile) / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json")):
+            yield Finding(
+                "warning",
+                "model",
+                f"{name} is not in the jobs' cache, {hub(profile)}: the first job downloads it, "
+                "on nodes that may have no network",
+                "latentctl prefetch RECIPE --cluster " + profile.name,
+            )
+            yield from _caches(profile)
+
+
+def whole(recipe: LoadedRecipe, profile: ClusterProfile, runs_dir: Path) -> Iterator[Finding]:
+    """Everything that can be known from here, as it becomes known. Of a sweep its first point."""
+    experiment = recipe.points[0].experiment
+    for check in checks.profile(profile):
+        yield _of_check(check)
+    plan = build_plan(experiment, profile, experiment.name, "")
+    if profile.executor == "slurm":
+        yield from _live(plan, profile)
+    yield from _caches(profile)
+    if experiment.plugins:
+        yield Finding("ok", "plugins", ", ".join(experiment.plugins))
+    try:
+        found = run_task(
+            "preflight",
+            {"recipe": experiment.dump(), "data_dir": profile.data_dir, **gpu(profile)},
+            python=interpreter(profile, "train") if profile.container is None else None,
+            env=as_jobs_see_it(profile),
+        )
+    except UserError as error:
+        yield from (Finding("error", p.where or "preflight", p.message, p.hint) for p in error.problems)
+        return
+    yield from map(told, found["findings"])
+    yield from _room(runs_dir, int(found["disk"]) * len(recipe.points))
+
+
+def gpu(profile: ClusterProfile) -> dict[str, Any]:
+    """What the profile says of a GPU's memory, for the verb `preflight`."""
+    mb = profile.gpu_memory
+    if mb is None and profile.gpu_type is not None:
+        gib = GPU_GIB.get(profile.gpu_type.lower().removeprefix("nvidia_"))
+        mb = gib * 1000**3 // 2**20 if gib else None
+    return {"gpu_mb": mb, "as_told": profile.executor == "slurm"}
+
+
+def told(row: dict[str, Any]) -> Finding:
+    """A finding of the heavy side."""
+    return Finding(row["level"], row["where"], row["message"], row.get("hint"))
+
+
+def _of_check(check: checks.Check) -> Finding:
+    levels: dict[bool | None, Level] = {True: "ok", False: "error", None: "unknown"}
+    hint = check.hint if check.ok is False else None
+    return Finding(levels[check.ok], check.name, check.text, hint, check.cluster)
+
+
+def _live(plan: Plan, profile: ClusterProfile) -> Iterator[Finding]:
+    """Each job against the cluster's limits, and Slurm's own word on it."""
+    from latentctl.launch.slurm_script import flags
+
+    client = SlurmClient(conf=profile.env.get("SLURM_CONF"))
+    try:
+        client.ping()
+        found = list(judge(plan, client.facts(), profile))
+    except SlurmError:
+        return  # said by the checks of the profile
+    yield from found
+    judged = {f.where for f in found if f.level == "error"}
+    asked: set[tuple[str, ...]] = set()
+    for job in plan.jobs:
+        given = flags(RunPaths(Path(plan.run_id)), job, profile)
+        words = tuple(f"--{k}={v}" for k, v in given.items() if k != "job-name")
+        if words in asked or f"job {job.name}" in judged:
+            continue
+        asked.add(words)
+        try:
+            client.test_only(words)
+        except Refused as error:
+            yield Finding("error", f"job {job.name}", error.problems[0].message, None, cluster=True)
+        except SlurmError as error:
+            yield Finding("unknown", f"job {job.name}", error.problems[0].message)
+
+
+def _caches(profile: ClusterProfile) -> Iterator[Finding]:
+    for name in unseen(profile):
+        yield Finding(
+            "warning",
+            name,
+            f"is set in this shell, and jobs do not see it: they look in {hub(profile)}",
+            f"env: {{{name}: ...}} in the cluster profile",
+        )
+
+
+def _room(runs_dir: Path, need: int) -> Iterator[Finding]:
+    try:
+        left = space.room(runs_dir)
+    except OSError as error:
+        yield Finding("error", "space", f"{runs_dir}: {error.strerror}", "--runs-dir")
+        return
+    asked = f"checkpoints need up to {_gib(need)}, " if need else ""
+    text = f"{asked}{runs_dir} has {_gib(left.bytes)} {left.why}"
+    hint = "train.keep, another --runs-dir, or `latentctl gc`"
+    if left.bytes < max(need, _NOTHING):
+        yield Finding("error", "space", text, hint)
+    elif left.bytes < need + _FEW:
+        yield Finding("warning", "space", text, hint)
+    else:
+        yield Finding("ok", "space", text)
+
+
+def _hub_models(experiment: Experiment) -> list[str]:
+    names = [s.model.path for s in experiment.stages if s.from_ in (None, "model") and s.model.path]
+    ids = (n for n in names if n.count("/") == 1 and not n.startswith((".", "~", "/")))
+    return [n for n in dict.fromkeys(ids) if not Path(n).is_dir()]
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
