@@ -54,15 +54,16 @@ def explain(source: str, what: str, error: Exception) -> JobUserError:
             f"the {what} {source} comes with its own Python code",
             hint="read that code; if you trust it, say `model: {trust_remote_code: true}`",
         )
+    absent = "RepositoryNotFoundError" in names and "GatedRepoError" not in names  # the latter is one, too
+    if absent or "is not a valid model identifier" in text:
+        return JobUserError(
+            f"no {what} {source}: neither a directory here nor a repository on the Hugging Face Hub",
+            hint="a private repository needs HF_TOKEN (pass_env in the cluster profile)",
+        )
     if "GatedRepoError" in names or "gated repo" in text:
         return JobUserError(
             f"the {what} {source} is gated on the Hugging Face Hub",
             hint="ask for access on its page, then `hf auth login` or hand through HF_TOKEN (pass_env)",
-        )
-    if "RepositoryNotFoundError" in names or "is not a valid model identifier" in text:
-        return JobUserError(
-            f"no {what} {source}: neither a directory here nor a repository on the Hugging Face Hub",
-            hint="a private repository needs HF_TOKEN (pass_env in the cluster profile)",
         )
     offline = {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError"}
     if names & offline or "couldn't connect" in text or "offline" in text.lower():

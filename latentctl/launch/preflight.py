@@ -63,9 +63,13 @@ def whole(recipe: LoadedRecipe, profile: ClusterProfile, runs_dir: Path) -> Iter
     experiment = recipe.points[0].experiment
     for check in checks.profile(profile):
         yield _of_check(check)
-    plan = build_plan(experiment, profile, experiment.name, "")
-    if profile.executor == "slurm":
-        yield from _live(plan, profile)
+    try:
+        plan = build_plan(experiment, profile, experiment.name, "")
+    except UserError as error:
+        yield from (Finding("error", p.key or "plan", p.message, p.hint) for p in error.problems)
+    else:
+        if profile.executor == "slurm":
+            yield from _live(plan, profile)
     yield from _caches(profile)
     if experiment.plugins:
         yield Finding("ok", "plugins", ", ".join(experiment.plugins))

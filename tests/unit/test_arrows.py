@@ -40,10 +40,11 @@ ARROWS: dict[str, set[str]] = {
         "jobs.data", "jobs.generate", "jobs.latent", "jobs.models", "jobs.runtime", "latentctl.spec",
     },
     "jobs.rl": {"jobs.generate", "jobs.latent", "jobs.models", "jobs.runtime", "latentctl.spec"},
+    "jobs.preflight": {"jobs.data", "jobs.models", "jobs.runtime", "latentctl.spec"},
     "jobs.train": {"jobs.models", "jobs.runtime", "latentctl.spec"},
     "jobs.methods": {
         "jobs.train", "jobs.models", "jobs.latent", "jobs.generate", "jobs.rl", "jobs.data", "jobs.grade",
-        "jobs.serve", "jobs.runtime", "latentctl.spec",
+        "jobs.serve", "jobs.preflight", "jobs.runtime", "latentctl.spec",
     },
     "jobs.worker": {"jobs.runtime", "latentctl.spec"},
     "jobs.task": {"jobs.runtime", "latentctl.spec"},

@@ -1,0 +1,110 @@
+"""`latentctl check --cluster` against real daemons, and its probe on a real node."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import REPO, Cli, wait_until
+
+RECIPE = """\
+name: tiny
+model: {{init: {{hidden: 32, layers: 1, heads: 2}}}}
+dataset: {{name: gsm8k, path: {data}}}
+train: {{steps: 1, batch: 2}}
+stages: [sft]
+"""
+
+
+@pytest.fixture
+def recipe(cli: Cli, tmp_path: Path) -> str:
+    data = tmp_path / "train.jsonl"
+    row = {"question": "What is 1 and 1?", "answer": "<<1+1=2>>\n#### 2"}
+    data.write_text(f"{json.dumps(row)}\n" * 8)
+    (cli.folder / "sums.yaml").write_text(RECIPE.format(data=data))
+    return "sums.yaml"
+
+
+def check(cli: Cli, recipe: str, *args: str, code: int = 0) -> list[dict[str, Any]]:
+    return cli("check", recipe, "--cluster", "devbox", "--json", *args, code=code, timeout=200).json["data"][
+        "findings"
+    ]
+
+
+def wrong(findings: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(f["where"], f["message"]) for f in findings if f["level"] == "error"]
+
+
+@pytest.mark.heavy
+def test_a_recipe_that_fits_and_the_same_from_a_node(cli: Cli, recipe: str) -> None:
+    found = check(cli, recipe, "--deep")
+    assert wrong(found) == []
+    said = {f["where"]: f["message"] for f in found}
+    assert said["job sft"].startswith("fits debug: 1 node")
+    assert "findings are the same as here" in said["node"]
+    (node,) = [f["message"] for f in found if f["where"] == "node" and "torch" in f["message"]]
+    assert node.split()[0] in ("n1", "n2", "n3", "n4") or "GiB free" in node
+    assert not any(cli.runs.glob("probe-*")), "a probe that went well leaves nothing"
+
+
+def test_what_the_profile_and_the_cluster_would_never_run(cli: Cli, recipe: str, tmp_path: Path) -> None:
+    (found,) = wrong(check(cli, recipe, "--set", "resources.time=3h", code=1))
+    assert found == ("stages.sft.resources.time", "3h asked, at most 1h allowed")
+    generous = "name: generous\nexecutor: slurm\npartition: debug\naccount: lab\nmax_time: 1d\ntime: 30m\n"
+    (tmp_path / "generous.yaml").write_text(generous)
+    args = (
+        "check",
+        recipe,
+        "--cluster",
+        str(tmp_path / "generous.yaml"),
+        "--set",
+        "resources.time=3h",
+        "--json",
+    )
+    findings = cli(*args, code=1).json["data"]["findings"]
+    assert ("job sft", "asks for 3 h 00; debug allows 1 h 00") in wrong(findings)
+
+
+def test_what_the_node_finds_otherwise_is_told(cli: Cli, recipe: str, tmp_path: Path) -> None:
+    """Data that only this machine has: on the nodes of the devbox, which are this machine, a job removes it
+    first."""
+    profile = (REPO / "cluster" / "devbox.yaml").read_text()
+    (tmp_path / "forgetful.yaml").write_text(
+        profile.replace("name: devbox", "name: forgetful") + f"\nsetup: ['rm {tmp_path}/train.jsonl']\n"
+    )
+    args = ("check", recipe, "--cluster", str(tmp_path / "forgetful.yaml"), "--deep", "--json")
+    found = cli(*args, code=1, timeout=200).json["data"]["findings"]
+    assert any(w.startswith("on the node: ") and "no such file" in m for w, m in wrong(found))
+
+
+def test_a_probe_that_fails_is_kept_and_told(cli: Cli, recipe: str, tmp_path: Path) -> None:
+    profile = (REPO / "cluster" / "devbox.yaml").read_text()
+    (tmp_path / "broken.yaml").write_text(
+        profile.replace("name: devbox", "name: broken") + "\nmodules: [no-such-module]\n"
+    )
+    args = ("check", recipe, "--cluster", str(tmp_path / "broken.yaml"), "--deep", "--json")
+    found = cli(*args, code=1, timeout=200).json["data"]["findings"]
+    (message,) = [m for w, m in wrong(found) if w == "probe"]
+    assert message
+    (run,) = cli.runs.glob("probe-*")
+    assert cli("explain", run.name, code=None).code in (0, 1)
+
+
+def test_ctrl_c_takes_the_probe_back(cli: Cli, recipe: str) -> None:
+    process = cli.start("check", recipe, "--cluster", "devbox", "--deep")
+    wait_until(lambda: any(cli.runs.glob("probe-*/journal/*")), 60)
+    process.send_signal(2)
+    process.communicate(timeout=60)
+    (run,) = cli.runs.glob("probe-*")
+    wait_until(
+        lambda: cli("status", run.name, "--json").json["data"]["runs"][0]["state"] != "running", 60, every=1
+    )
+    assert cli("status", run.name, "--json").json["data"]["runs"][0]["state"] in ("cancelled", "succeeded")
+
+
+def test_slurm_that_does_not_answer_is_code_4(cli: Cli, recipe: str) -> None:
+    done = cli("check", recipe, "--cluster", "devbox", "--json", code=4, SLURM_CONF="/no/such/slurm.conf")
+    assert any(f["where"] == "controller" for f in done.json["data"]["findings"] if f["level"] == "error")
