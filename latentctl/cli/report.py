@@ -11,7 +11,7 @@ from latentctl.cli import output
 from latentctl.errors import UserError
 from latentctl.report import many
 from latentctl.report import plot as plots
-from latentctl.report.evals import collect, targets
+from latentctl.report.evals import collect, gpu_hours, targets
 from latentctl.report.many import fold
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -55,13 +55,17 @@ def report(
         raise UserError("--json goes to stdout: --out is for the tables")
     if out is not None and not out.absolute().parent.is_dir():
         raise UserError("no such folder", where=str(out.absolute().parent))
-    rows = fold(collect(targets(output.runs_dir(runs_dir), runs)))
+    aims = targets(output.runs_dir(runs_dir), runs)
+    rows = fold(collect(aims))
+    hours = gpu_hours(aims)
     if plot is not None:
         plots.picture(many.panels(rows), plot)
         output.note(f"wrote {plot}")
     if as_json:
-        output.print_json("report", {"rows": many.flat(rows)})
+        output.print_json("report", {"rows": many.flat(rows), "gpu_hours": hours._asdict()})
         return
+    if hours.asked:
+        output.note(f"GPU-hours: {hours.used:.2f} used, {hours.asked:g} asked for at most")
     form = many.csv if as_csv else many.markdown if as_markdown else many.latex if as_latex else many.text
     page = form(rows).rstrip("\n") + "\n"
     if out is None:

@@ -3,6 +3,7 @@ says why."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,16 @@ class Evaluation:
     def point(self) -> dict[str, Any]:
         """What varies, without the seed."""
         return {k: v for k, v in self.varies.items() if k != "seed"}
+
+
+def gpu_hours(aims: Iterable[Target]) -> view.GpuHours:
+    """Of the runs that the targets are in, each once; those that are gone or damaged count nothing."""
+    used = asked = 0.0
+    for run in {aim.run.root: aim.run for aim in aims}.values():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            of = view.load(run).gpu_hours
+            used, asked = used + of.used, asked + of.asked
+    return view.GpuHours(used, asked)
 
 
 def targets(runs_dir: Path, names: Iterable[str]) -> list[Target]:

@@ -49,8 +49,7 @@ def overview(view: RunView, *, colour: bool) -> str:
     run, lock = view.run, try_read_json(view.run.lock) or {}
     git = lock.get("git") or {}
     commit = (git.get("commit") or "")[:12] + (" with changes" if git.get("dirty") else "")
-    used = sum(j.gpu_hours for j in view.jobs)
-    asked = sum(j.gpu_hours for j in view.plan.jobs)
+    used, asked = view.gpu_hours
     rows = [
         ("run", run.id),
         ("state", paint(view.state, view.state, colour=colour)),
@@ -192,10 +191,7 @@ def run_dump(view: RunView) -> dict[str, Any]:
         "attempts": {j.name: [a.dump() for a in j.attempts] for j in view.jobs},
         "metrics": rows,
         "results": {r.stage: r.numbers for r in result.stage_results(run, view.plan)},
-        "gpu_hours": {
-            "asked": sum(j.gpu_hours for j in view.plan.jobs),
-            "used": sum(j.gpu_hours for j in view.jobs),
-        },
+        "gpu_hours": view.gpu_hours._asdict(),
         "paths": {
             "run": str(run.root),
             "spec": str(run.spec),

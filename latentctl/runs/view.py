@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from latentctl.record import ledger
 from latentctl.record.atomic import try_read_json
@@ -106,6 +106,15 @@ class JobView:
         }
 
 
+class GpuHours(NamedTuple):
+    """GPUs × time."""
+
+    used: float
+    """So far, by all attempts."""
+    asked: float
+    """By one attempt of each job, for its whole time limit."""
+
+
 @dataclass(frozen=True)
 class RunView:
     """A run and its jobs."""
@@ -124,6 +133,11 @@ class RunView:
     def states(self) -> list[JobState]:
         """Of its jobs."""
         return [j.state for j in self.jobs]
+
+    @property
+    def gpu_hours(self) -> GpuHours:
+        """Of all its jobs."""
+        return GpuHours(sum(j.gpu_hours for j in self.jobs), sum(j.gpu_hours for j in self.plan.jobs))
 
     @property
     def done(self) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.answers import checked
+
 REPO = Path(__file__).resolve().parents[2]
 TINY = """\
 name: tiny
@@ -81,7 +83,7 @@ class Done:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.out)
+        return checked(self.out)
 
     def __str__(self) -> str:
         return (
@@ -111,10 +113,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     return cli
 
 
-def losses(cli: Cli, pattern: str) -> list[tuple[int, float]]:
+def losses(cli: Cli, pattern: str, stage: str = "sft") -> list[tuple[int, float]]:
     (file,) = cli.runs.glob(f"{pattern}/jobs/*/metrics.jsonl")
     rows = [json.loads(x) for x in file.read_text().splitlines()]
-    return [(r["step"], r["loss"]) for r in rows if r["stage"] == "sft" and "loss" in r]
+    return [(r["step"], r["loss"]) for r in rows if r["stage"] == stage and "loss" in r]
 
 
 def wait_for_heartbeat(cli: Cli) -> str:

@@ -30,18 +30,65 @@ resources: {tasks: 2, time: 10m}
 stages:
   - {name: sft, method: sft}
 """
+ROLLOUTS = """\
+name: drill
+model: {{init: {{arch: qwen3, hidden: 32, layers: 1, heads: 2, max_len: 128}}, tokenizer: {{kind: word}}}}
+dataset: {{name: shell-game, limit: 64, options: {{cups: 4, swaps: 3}}}}
+prompt: {{template: plain, form: coconut}}
+{latent}sampling: {{temperature: 1.0, max_new_tokens: 8}}
+plugins: [letters.py]
+train: {{lr: 1e-3, steps: 200, batch: 16, micro_batch: 8, save_every: 20, precision: fp32}}
+resources: {{tasks: 3, time: 10m}}
+stages:
+  - name: rl
+    method: grpo
+    grpo:
+      engine: transformers
+      precision: fp32
+      group_size: 4
+      max_completion_len: 8
+      minibatches: 2
+      rewards: {{correctness: 0.0, own: {{letters: 1.0}}}}
+      latent_loss: {{reduction: mean_over_dims}}
+      rollout: {{processes: 1, ahead: {ahead}}}
+"""
+"""Two processes train, one generates; with `ahead: 1` rollouts are under way while weights change."""
+LETTERS = """\
+from jobs.grade.rewards import register
 
 
-def recipe(cli: Cli) -> str:
-    return cli.recipe(TRAIN)
+class Letters:
+    name = "letters"
+    pooled = False
+
+    def reward(self, attempt, verdict):
+        return sum(c in "abcde" for c in attempt.text) / max(1, len(attempt.text))
+
+
+register(Letters())
+"""
+LATENT = 'latent: {input: soft, markers: {start: "#", end: "."}, stop: 2, noise: {kind: concrete}}\n'
+RECIPES = {
+    "sft": TRAIN,
+    "rl": ROLLOUTS.format(latent=LATENT, ahead=0),
+    "rl-ahead": ROLLOUTS.format(latent="", ahead=1),
+}
+
+
+def recipe(cli: Cli, kind: str) -> str:
+    (cli.folder / "letters.py").write_text(LETTERS)
+    return cli.recipe(RECIPES[kind])
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, devbox: box.Status) -> Cli:
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, devbox: box.Status, request: pytest.FixtureRequest
+) -> Cli:
     """The training that nothing disturbs."""
     cli = make_cli(tmp_path_factory.mktemp("whole"))
     cli.env["SLURM_CONF"] = str(devbox.conf)
-    cli("submit", recipe(cli), "--name", "whole", "--wait", "--cluster", "devbox", timeout=280)
+    name = recipe(cli, request.param)
+    cli("submit", name, "--name", "whole", "--wait", "--cluster", "devbox", timeout=280)
     return cli
 
 
@@ -59,7 +106,7 @@ def cli(tmp_path: Path, devbox: box.Status) -> Cli:
 
 
 def weights(cli: Cli, pattern: str) -> dict[str, str]:
-    (folder,) = cli.runs.glob(f"{pattern}/jobs/*/stages/sft/model")
+    (folder,) = cli.runs.glob(f"{pattern}/jobs/*/stages/*/model")
     files = sorted(folder.glob("*.safetensors"))
     assert files
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
@@ -109,6 +156,11 @@ def kill_rank_1(cli: Cli, run: Path, devbox: box.Status) -> None:
     os.kill(worker(run, 1), signal.SIGKILL)
 
 
+def kill_generator(cli: Cli, run: Path, devbox: box.Status) -> None:
+    """In the middle of a rollout, mostly."""
+    os.kill(worker(run, 2), signal.SIGKILL)
+
+
 def kill_batch_script(cli: Cli, run: Path, devbox: box.Status) -> None:
     """Nothing of ours is left that could ask for another start."""
     script = f"job{int(slurm_id(run)):05d}/slurm_script"
@@ -142,31 +194,53 @@ def cancelled(cli: Cli, run: Path, devbox: box.Status) -> None:
 
 
 Interruption = Callable[[Cli, Path, box.Status], None]
-CASES: list[tuple[Interruption, str, bool]] = [
-    (usr2, "devbox", False),
-    (requeue, "devbox", False),
-    (kill_rank_0, "devbox", False),
-    (kill_rank_1, "devbox", False),
-    (kill_entry, "devbox", False),
-    (kill_batch_script, "devbox", True),
-    (node_down, "devbox", False),
-    (preempted, "scav", False),
-    (preempted, "scavc", True),
-    (cancelled, "devbox", False),
+CASES: list[tuple[str, Interruption, str, bool]] = [
+    ("sft", usr2, "devbox", False),
+    ("sft", requeue, "devbox", False),
+    ("sft", kill_rank_0, "devbox", False),
+    ("sft", kill_rank_1, "devbox", False),
+    ("sft", kill_entry, "devbox", False),
+    ("sft", kill_batch_script, "devbox", True),
+    ("sft", node_down, "devbox", False),
+    ("sft", preempted, "scav", False),
+    ("sft", preempted, "scavc", True),
+    ("sft", cancelled, "devbox", False),
+    ("rl", usr2, "devbox", False),
+    ("rl", kill_generator, "devbox", False),
+    ("rl", kill_rank_0, "devbox", False),
+    ("rl-ahead", requeue, "devbox", False),
+    ("rl-ahead", kill_generator, "devbox", False),
+    ("rl-ahead", cancelled, "devbox", False),
 ]
-"""What happens, where, and whether somebody has to retry the run."""
+"""What is trained, what happens, where, and whether somebody has to retry the run."""
 
 
 @pytest.mark.parametrize(
-    ("interrupt", "cluster", "by_hand"), CASES, ids=lambda v: getattr(v, "__name__", str(v))
+    ("whole", "interrupt", "cluster", "by_hand"),
+    CASES,
+    ids=lambda v: getattr(v, "__name__", str(v)),
+    indirect=["whole"],
 )
 def test_an_interrupted_training_is_the_same_training(
-    cli: Cli, whole: Cli, devbox: box.Status, interrupt: Interruption, cluster: str, by_hand: bool
+    cli: Cli,
+    whole: Cli,
+    devbox: box.Status,
+    request: pytest.FixtureRequest,
+    interrupt: Interruption,
+    cluster: str,
+    by_hand: bool,
 ) -> None:
-    cli("submit", recipe(cli), "--name", "broken", "--cluster", cluster)
+    kind = request.node.callspec.params["whole"]
+    cli("submit", recipe(cli, kind), "--name", "broken", "--cluster", cluster)
     (run,) = cli.runs.glob("broken-*")
     metrics = "jobs/*/metrics.jsonl"
-    wait_until(lambda: any(len(p.read_text().splitlines()) > 14 for p in run.glob(metrics)), 120, every=0.02)
+    wait_until(
+        lambda: any(
+            len(p.read_text().splitlines()) > (14 if kind == "sft" else 50) for p in run.glob(metrics)
+        ),
+        120,
+        every=0.02,
+    )
     interrupt(cli, run, devbox)
     if by_hand:
         wait_until(lambda: cli("status", run.name, "--exit-code", code=None).code == 1, 90, every=1)
@@ -177,5 +251,6 @@ def test_an_interrupted_training_is_the_same_training(
         time.sleep(1)
     attempts = sorted(run.glob("jobs/*/attempts/*"))
     assert len(attempts) > 1, "it was over before it was interrupted"
-    assert losses(cli, "broken-*") == losses(whole, "whole-*")
+    stage = "sft" if kind == "sft" else "rl"
+    assert losses(cli, "broken-*", stage) == losses(whole, "whole-*", stage)
     assert weights(cli, "broken-*") == weights(whole, "whole-*")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from latentctl.spec.profiles import load_profile
@@ -18,12 +16,12 @@ def test_the_profile_passes_its_test(cli: Cli) -> None:
     assert (profile.partition, profile.account, profile.gpus_per_node) == ("debug", "lab", 4)
     assert profile.max_time == 3600
     tested = cli("clusters", "test", profile.name, "--json")
-    assert json.loads(tested.out)["data"]["ok"]
+    assert tested.json["data"]["ok"]
     assert cli("check", "shell-game.yaml").code == 0
     again = cli("init", code=2)
     assert "exists already" in again.err
     other = cli("init", "--partition", "gpu", "--name", "other", "--json")
-    assert json.loads(other.out)["data"]["partition"] == "gpu"
+    assert other.json["data"]["partition"] == "gpu"
     assert {p.name for p in (cli.folder / "cluster").iterdir()} == {path.name, "other.yaml"}
 
 

@@ -20,6 +20,7 @@ from serving import serve as start
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from latentctl.launch.processes import of_run
+from tests.answers import checked
 
 pytestmark = [pytest.mark.heavy, pytest.mark.vllm]
 
@@ -67,7 +68,7 @@ def test_a_directory_without_weights_is_refused_before_anything_loads(folder: Pa
     shutil.copytree(folder / "thinker", bare, ignore=shutil.ignore_patterns("*.safetensors"))
     done = serve(folder, "bare", "--json")
     assert done.returncode == 1
-    error = json.loads(done.stdout)["error"]
+    error = checked(done.stdout)["error"]
     assert "no weights (*.safetensors)" in error["message"]
     assert nothing_runs(folder)
 

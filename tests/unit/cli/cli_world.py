@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.answers import checked
 
 REPO = Path(__file__).resolve().parents[3]
 STANDIN = Path(__file__).with_name("standin_python.py")
@@ -35,7 +36,7 @@ class Done:
 
     @property
     def json(self) -> dict[str, Any]:
-        return json.loads(self.out)
+        return checked(self.out)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from latentctl.record.journal import Journal
 from latentctl.record.paths import RunPaths, StagePaths
 from latentctl.runs.create import prepare as make_run
 from latentctl.spec.experiment import Experiment
+from tests.answers import checked
 
 SPEC, OTHER = "a" * 64, "b" * 64
 SHARD = 1000
@@ -56,7 +57,7 @@ def save(stage: StagePaths, *numbers: int, spec: str = SPEC) -> None:
 def gc(root: Path, *args: str) -> dict[str, Any]:
     done = CliRunner().invoke(app, ["gc", "--runs-dir", str(root), "--json", *args])
     assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)["data"]
+    return checked(done.stdout)["data"]
 
 
 def gone(root: Path, *args: str) -> list[int]:

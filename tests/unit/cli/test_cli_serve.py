@@ -134,7 +134,7 @@ def test_a_directory_that_is_no_checkpoint_is_refused(world: World) -> None:
     (world.root / "empty").mkdir()
     done = world("serve", "empty", code=Exit.NOT_FOUND)
     assert "has no config.json" in done.err
-    assert json.loads(world("serve", "empty", "--json", code=Exit.NOT_FOUND).out)["ok"] is False
+    assert world("serve", "empty", "--json", code=Exit.NOT_FOUND).json["ok"] is False
 
 
 def test_a_start_that_fails_ends_with_its_error_and_the_last_lines(world: World) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.answers import checked
 
 Write = Callable[..., str]
 
@@ -23,7 +24,7 @@ def call(*args: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[st
 
 
 def as_json(*args: str, cwd: Path, code: int = 0) -> dict[str, Any]:
-    return json.loads(call(*args, "--json", cwd=cwd, code=code).stdout)["data"]
+    return checked(call(*args, "--json", cwd=cwd, code=code).stdout)["data"]
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +110,7 @@ def test_what_a_person_can_mend_is_two_lines(tmp_path: Path, args: list[str], sa
 
 def test_a_failure_is_an_envelope_too(tmp_path: Path) -> None:
     done = call("shel-game", "--json", cwd=tmp_path, code=2)
-    assert json.loads(done.stdout)["ok"] is False
+    assert checked(done.stdout)["ok"] is False
 
 
 def test_list(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_list(tmp_path: Path) -> None:
         "splits train, valid, test",
     ):
         assert word in text
-    names = [d["name"] for d in json.loads(call("--list", "--json", cwd=tmp_path).stdout)["data"]]
+    names = [d["name"] for d in checked(call("--list", "--json", cwd=tmp_path).stdout)["data"]]
     assert {"prosqa", "aime", "shell-game"} <= set(names)
 
 

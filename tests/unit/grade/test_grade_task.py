@@ -15,6 +15,7 @@ from latentctl.cli.main import main
 from latentctl.record.atomic import read_json, write_json
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import JobPlan, Plan
+from tests.answers import checked
 
 
 def latentctl(*args: str) -> int:
@@ -59,7 +60,7 @@ def test_fields_out_file_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[
     out = tmp_path / "verdicts.jsonl"
     args = ["--grader", "countdown", "--gold", "target", "--prediction", "said", "--out", str(out), "--json"]
     assert latentctl("grade", str(file), *args) == 0
-    told = json.loads(capsys.readouterr().out)
+    told = checked(capsys.readouterr().out)
     assert (told["ok"], told["data"]["correct"], told["data"]["out"]) == (True, 1, str(out))
     assert lines(out.read_text())[0]["verdict"] == "correct"
 
@@ -196,7 +197,7 @@ def test_grading_again_without_a_change_touches_nothing(
     paths = run.job("main").stage("eval")
     before = paths.samples.stat().st_mtime_ns, paths.result.stat().st_mtime_ns
     assert latentctl("grade", str(run.root), "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    told = checked(capsys.readouterr().out)
     assert told["data"]["stages"][0]["changed"] == []
     assert (paths.samples.stat().st_mtime_ns, paths.result.stat().st_mtime_ns) == before
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from launch_harness import LocalRun, MakeRun, eventually, job
 from typer.testing import CliRunner
@@ -13,6 +11,7 @@ from latentctl.faults.load import resolved
 from latentctl.launch import slurm_words
 from latentctl.launch.explaining import outlook
 from latentctl.launch.observe import observe_one
+from tests.answers import checked
 
 
 def of(run: LocalRun, name: str = "a"):
@@ -49,7 +48,7 @@ def test_a_waiting_job_knows_its_place_in_the_queue_of_the_machine(make_run: Mak
     assert of(later[1]).words == "waits for one of 1 places of this machine: 1 job before it"
     assert of(later[1], "b").words == "waits for a"
     assert "1 job before it" in explained(later[1])
-    said = json.loads(explained(later[1], "--json"))["data"]["jobs"]
+    said = checked(explained(later[1], "--json"))["data"]["jobs"]
     assert said[0]["outlook"]["words"].endswith("1 job before it")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from latentctl.cli.main import main
 from latentctl.launch import checks, devbox, installation
 from latentctl.spec.cluster import ClusterProfile
 from latentctl.spec.load import list_profiles, load_profile
+from tests.answers import checked
 
 SLURM = {"name": "c", "executor": "slurm", "partition": "p", "account": "lab"}
 
@@ -100,7 +100,7 @@ def test_exit_codes_and_json_of_clusters_test(slurm, tmp_path, capsys, fields, c
     profile = tmp_path / "mine.yaml"
     profile.write_text("name: mine\nexecutor: slurm\naccount: lab\n" + fields)
     assert run("clusters", "test", str(profile), "--json") == code
-    body = json.loads(capsys.readouterr().out)
+    body = checked(capsys.readouterr().out)
     assert (body["kind"], body["data"]["ok"]) == ("cluster_test", code == 0)
     assert {"name", "ok", "text", "hint"} == set(body["data"]["checks"][0])
 
@@ -117,7 +117,7 @@ def test_a_refused_submission_is_code_4(slurm, tmp_path, capsys):
 
 def test_an_unknown_cluster_is_not_found(capsys):
     assert run("clusters", "test", "nosuch", "--json") == 3
-    assert json.loads(capsys.readouterr().out)["ok"] is False
+    assert checked(capsys.readouterr().out)["ok"] is False
 
 
 def test_every_shipped_profile_is_valid_and_listed(capsys):
@@ -126,7 +126,7 @@ def test_every_shipped_profile_is_valid_and_listed(capsys):
     for name in shipped:
         assert load_profile(list_profiles()[name]).name == name
     assert run("clusters", "list", "--json") == 0
-    rows = {r["name"]: r for r in json.loads(capsys.readouterr().out)["data"]}
+    rows = {r["name"]: r for r in checked(capsys.readouterr().out)["data"]}
     assert shipped <= set(rows)
     assert all("error" not in r for r in rows.values())
 
@@ -143,7 +143,7 @@ def test_doctor_names_what_is_missing_and_the_command_that_brings_it(monkeypatch
 
     monkeypatch.setattr(installation, "_versions", without_torch)
     assert run("doctor", "--runs-dir", str(tmp_path), "--json") == 1
-    findings = {f["name"]: f for f in json.loads(capsys.readouterr().out)["data"]["findings"]}
+    findings = {f["name"]: f for f in checked(capsys.readouterr().out)["data"]["findings"]}
     assert (findings["train"]["level"], findings["train"]["text"]) == ("missing", "not installed: torch")
     assert findings["train"]["hint"].startswith("pip install -c ")
     assert "[train]'" in findings["train"]["hint"]
@@ -173,7 +173,7 @@ def test_doctor_says_where_the_disk_is_full(monkeypatch, tmp_path):
 
 def test_a_devbox_that_is_not_there(tmp_path, capsys):
     assert run("devbox", "status", "--dir", str(tmp_path / "x"), "--json") == 1
-    data = json.loads(capsys.readouterr().out)["data"]
+    data = checked(capsys.readouterr().out)["data"]
     assert (data["up"], data["daemons"]) == (False, {})
 
 

@@ -3,7 +3,6 @@ offline jobs."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from typing import Any
 import pytest
 from hub_server import Hub, serving
 from preflight_world import model, rows
+
+from tests.answers import checked
 
 RECIPE = """\
 name: tiny
@@ -54,7 +55,7 @@ class World:
 
     def prefetch(self, *args: str, code: int = 0, **env: str) -> dict[str, Any]:
         found = self("prefetch", "tiny.yaml", "--cluster", self.cluster, "--json", *args, code=code, **env)
-        return json.loads(found.stdout)["data"]
+        return checked(found.stdout)["data"]
 
 
 @pytest.fixture
@@ -86,9 +87,11 @@ def test_what_was_fetched_is_enough_without_a_network(world: World) -> None:
     assert found["items"][0]["bytes"] > 10_000
     world.hub.down = True
     asked = len(world.hub.asked)
-    after = world("check", "tiny.yaml", "--cluster", "here")
-    assert "lab/tiny: in the cache" in " ".join(after.stdout.split())
-    assert "gsm8k, train: 12 rows" in after.stdout
+    after = checked(world("check", "tiny.yaml", "--cluster", "here", "--json").stdout)["data"]
+    said = " ".join(finding["message"] for finding in after["findings"])
+    assert after["ok"]
+    assert "lab/tiny: in the cache" in said
+    assert "gsm8k, train: 12 rows" in said
     done = world(
         "submit", "tiny.yaml", "--cluster", "here", "--wait", LATENTCTL_STATE_DIR=str(world.folder / "state")
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from latentctl.report.case import Case, case_of
 from latentctl.report.case_files import find
 from latentctl.report.case_text import print_case
 from latentctl.report.case_tree import guide, limbs
+from tests.answers import checked
 from tests.web.case_runs import fill, make_run, sample, searched
 
 
@@ -90,7 +90,7 @@ def test_json_names_every_answer_of_the_tree(tmp_path: Path) -> None:
     searched(tmp_path)
     done = CliRunner().invoke(app, ["case", "tree", "--runs-dir", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
-    said = json.loads(done.output)["data"]["case"]["tree"]
+    said = checked(done.output)["data"]["case"]["tree"]
     assert [(limb["index"], limb["parent"], limb["depth"]) for limb in said] == [
         (0, None, 0), (1, 0, 1), (3, 1, 2), (2, 0, 1),
     ]  # fmt: skip

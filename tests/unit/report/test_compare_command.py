@@ -16,6 +16,7 @@ import pytest
 from evals_world import SAMPLING, right, sample_rows, score, thinking, write_run, write_sweep
 
 from latentctl.cli.main import main
+from tests.answers import checked
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -30,7 +31,7 @@ class Said:
 
     @property
     def json(self) -> dict[str, Any]:
-        return json.loads(self.out)
+        return checked(self.out)
 
 
 Call = Callable[..., Said]
@@ -141,6 +142,23 @@ def test_report_json_has_full_precision_and_the_seeds(call: Call) -> None:
     ]
     assert [r["accuracy"] for r in rows] == pytest.approx([22 / 40, 9 / 40])
     assert [r["best"] for r in rows] == [True, False]
+
+
+def test_report_tells_gpu_hours_of_each_run_once(call: Call, story: Path) -> None:
+    assert "GPU-hours" not in call("report", "cot", "answer").err, "no GPU, nothing to tell"
+    (run,) = story.glob("cot-*")
+    plan = json.loads((run / "plan.json").read_text())
+    plan["jobs"][0] |= {"gpus_per_node": 4, "nodes": 2, "time_s": 7200}
+    (run / "plan.json").write_text(json.dumps(plan))
+    for number, (start, end) in enumerate((("10:00", "10:15"), ("11:00", "11:30")), start=1):
+        attempt = run / "jobs" / "all" / "attempts" / str(number)
+        attempt.mkdir(parents=True)
+        (attempt / "attempt.json").write_text(json.dumps({"time": f"2026-01-01T{start}:00+00:00"}))
+        said = {"time": f"2026-01-01T{end}:00+00:00", "exit": "requeued"}
+        (attempt / "end.json").write_text(json.dumps(said))
+    assert "GPU-hours: 6.00 used, 16 asked for at most" in call("report", "cot", "cot", "answer").err
+    told = call("report", "cot", "--json").json["data"]["gpu_hours"]
+    assert told == {"used": 6.0, "asked": 16.0}
 
 
 @pytest.mark.usefixtures("story")

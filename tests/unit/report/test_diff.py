@@ -13,6 +13,7 @@ from latentctl.cli.main import app
 from latentctl.record.atomic import write_json
 from latentctl.record.paths import RunPaths
 from latentctl.report.diff import differences, text
+from tests.answers import checked
 
 
 def make(
@@ -62,7 +63,7 @@ def test_each_part_names_what_differs(tmp_path: Path) -> None:
     ):
         assert line in done.stdout, done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
-    said = json.loads(CliRunner().invoke(app, ["diff", "a", "b", "--json", *place]).stdout)["data"]
+    said = checked(CliRunner().invoke(app, ["diff", "a", "b", "--json", *place]).stdout)["data"]
     assert said["same"] is False
     assert {"key": "torch", "before": "2.13.0", "after": "2.14.0"} in said["environment"]
 

@@ -13,6 +13,7 @@ from spec_recipes import HEAD, Recipes
 
 from latentctl import shipped
 from latentctl.cli import main as cli
+from tests.answers import checked
 
 
 class Run:
@@ -29,7 +30,7 @@ class Run:
 
     def json(self, *args: str) -> tuple[int, dict[str, Any]]:
         code, out, _ = self(*args, "--json")
-        return code, json.loads(out)
+        return code, checked(out)
 
 
 @pytest.fixture
