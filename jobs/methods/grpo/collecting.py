@@ -83,9 +83,20 @@ class Collector:
 
     def take(self, number: int, version: int) -> Collected:
         """The set, whole. `version`: of the policy now. A collective. Raises Preempted on all ranks where one
-        was told to stop, JobUserError where nothing could be generated."""
-        begin = time.monotonic()
-        places = self._asked.pop(number)
+        was told to stop, with the set still pending and the cursor as it was; JobUserError where nothing
+        could be generated."""
+        begin, cursor = time.monotonic(), self.cursor
+        try:
+            collected = self._collect(number, version)
+        except Preempted:
+            self.cursor = cursor
+            raise
+        del self._asked[number]
+        collected.told["rollout_seconds"] = time.monotonic() - begin
+        return collected
+
+    def _collect(self, number: int, version: int) -> Collected:
+        places = self._asked[number]
         drawn = dict(enumerate(places))
         held: dict[int, Rollout] = {}
         rounds, table = 0, None
@@ -103,7 +114,7 @@ class Collector:
             self._send(number, rounds, drawn)
         for each in range(rounds + 1):
             self.roller.done(_key(number, each))
-        told = {"rollout_seconds": time.monotonic() - begin, "redrawn_rounds": float(rounds)}
+        told = {"redrawn_rounds": float(rounds)}
         return Collected(sorted(held.values(), key=lambda r: r.place), table, self.groups, told)
 
     def _redraws(self, rounds: int) -> bool:
