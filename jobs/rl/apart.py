@@ -9,22 +9,25 @@ This is the trainer's side; `jobs.rl.generator` is the other.
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import nn
 
 from jobs.generate.protocol import Request, Sample
-from jobs.rl.folder import Folder
+from jobs.models.plain_export import replacing
+from jobs.rl.folder import Folder, committed
 from jobs.rl.rolling import Stopped
 from jobs.rl.samples_file import Place, SampleReader, missing, places
 from latentctl.record.atomic import write_bytes
 
 POLL_S = 0.1
+_POLICIES = "policies"
 _VERSIONS = 3  # of the weights, on disk: a set ahead, a validation, and the newest
 
 
@@ -38,8 +41,8 @@ class Asked(NamedTuple):
 class Apart:
     """The trainer's side; see `jobs.rl.rolling.Roller`.
 
-    A set that an earlier attempt's generators made is taken where it is whole and its policy at most `stale`
-    optimizer steps old; `partial`: an unfinished one of this very policy goes on.
+    A set that an earlier attempt's generators made of the very policy is taken where it is whole;
+    `partial`: an unfinished one goes on.
     """
 
     def __init__(
@@ -49,13 +52,12 @@ class Apart:
         attempt: int,
         rank: int,
         generators: int,
-        stale: int,
         partial: bool,
         stop: Callable[[], bool],
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.attempt, self.rank = folder, attempt, rank
-        self.generators, self.stale, self.partial, self.stop = generators, stale, partial, stop
+        self.generators, self.partial, self.stop = generators, partial, stop
         self._version = 0
         self._open: dict[str, tuple[Place, list[Request]]] = {}
         if rank == 0:
@@ -70,14 +72,11 @@ class Apart:
             self._weights.push(model, version)
         self._version = version
 
-    def ask(self, key: str, requests: Sequence[Request]) -> None:
+    def ask(self, key: str, requests: Sequence[Request], version: int | None = None) -> None:
         requests = list(requests)
-        place = Place(self.folder, key, self._version, self.rank)
+        place = Place(self.folder, key, self._version if version is None else version, self.rank)
         for old in places(self.folder, f"{key}.v-*.rank-{self.rank:05d}.*"):
-            age = self._version - old.version
-            if 0 <= age <= self.stale and not missing(requests, old.read()):
-                place = old
-            elif age or not self.partial:
+            if old != place or (not self.partial and missing(requests, old.read())):
                 old.remove()
         self._open[key] = place, requests
         write_bytes(place.asked, pickle.dumps(Asked(self.attempt, requests)))
@@ -100,6 +99,27 @@ class Apart:
     def done(self, key: str) -> None:
         place, _ = self._open.pop(key)
         place.remove()
+
+    def save(self, folder: Path, versions: Collection[int]) -> None:
+        if self.rank == 0:
+            _bring(weights(self.folder, self.attempt), folder / _POLICIES, set(versions) - {0})
+
+    def load(self, folder: Path) -> None:
+        if self.rank == 0:
+            _bring(folder / _POLICIES, weights(self.folder, self.attempt))
+
+
+def _bring(source: Path, target: Path, versions: Collection[int] | None = None) -> None:
+    """Whole versions (unsaid: all) from one folder to another, without a copy of their bytes where they can
+    share them."""
+    for version, folder in committed(source):
+        if versions is None or version in versions:
+            with replacing(target / folder.name) as part:
+                for file in folder.iterdir():
+                    try:
+                        os.link(file, part / file.name)
+                    except OSError:
+                        shutil.copyfile(file, part / file.name)
 
 
 def weights(folder: Path, attempt: int) -> Path:

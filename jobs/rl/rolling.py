@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,8 +20,9 @@ class Roller(Protocol):
         """Bring the trainer's weights to where rollouts are generated. A collective of the trainers."""
         ...
 
-    def ask(self, key: str, requests: Sequence[Request]) -> None:
-        """Begin this process's requests of a set, with the newest weights."""
+    def ask(self, key: str, requests: Sequence[Request], version: int | None = None) -> None:
+        """Begin this process's requests of a set, with the newest weights or with those of `version`, which
+        were pushed or came with `load`."""
         ...
 
     def take(self, key: str) -> Iterator[Sample]:
@@ -31,6 +32,14 @@ class Roller(Protocol):
 
     def done(self, key: str) -> None:
         """Nobody takes this set again."""
+        ...
+
+    def save(self, folder: Path, versions: Collection[int]) -> None:
+        """Into a checkpoint: these weights, older than the checkpoint's own."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """What `save` wrote can be asked of again."""
         ...
 
 
@@ -62,7 +71,9 @@ class Colocated:
         self._into.push(model, version)
         self._version = version
 
-    def ask(self, key: str, requests: Sequence[Request]) -> None:
+    def ask(self, key: str, requests: Sequence[Request], version: int | None = None) -> None:
+        if version not in (None, self._version):
+            raise RuntimeError(f"{key}: asked of version {version}, the engine has {self._version}")
         self._open[key] = Place(self.folder, key, self._version, self.rank), list(requests)
         self._left.add(key)
 
@@ -83,6 +94,12 @@ class Colocated:
 
     def done(self, key: str) -> None:
         self._open.pop(key)[0].remove()
+
+    def save(self, folder: Path, versions: Collection[int]) -> None:
+        if versions:
+            raise RuntimeError(f"nothing is asked ahead here, and yet of versions {sorted(versions)}")
+
+    def load(self, folder: Path) -> None: ...
 
     def _generate(self, place: Place, requests: list[Request]) -> Iterator[Sample]:
         if not requests:

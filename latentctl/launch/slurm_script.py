@@ -269,4 +269,4 @@ def _srun(target: Target, job: JobPlan, profile: ClusterProfile) -> list[str]:
         args.append(f"--cpus-per-task={job.cpus_per_task}")
     if profile.container is not None and profile.container.runtime == "pyxis":
         args += container.pyxis(profile.container.image, profile.container.mounts, target.root)
-    return args
+    return [*args, *profile.srun]

@@ -83,6 +83,9 @@ class ClusterProfile(Spec):
     interpreter: InterpreterSpec = Field(default_factory=InterpreterSpec)
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
     """Further sbatch flags: `{reservation: night, exclusive: true}`."""
+    srun: list[str] = Field(default_factory=list)
+    """Further flags of srun, which starts the processes inside the job: `[--gres=none]` where a cluster
+    refuses its step for generic resources that the job has, `[--cpu-bind=none]`."""
     container: ContainerSpec | None = None
     data_dir: str | None = None
     """Named datasets are looked for in `<data_dir>/<name>/`."""
@@ -100,6 +103,7 @@ class ClusterProfile(Spec):
                 "constraint",
                 "gpu_type",
                 "sbatch",
+                "srun",
                 "modules",
                 "setup",
                 "container",

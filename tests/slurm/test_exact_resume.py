@@ -5,6 +5,7 @@ Slow: `python -m pytest -m slow tests/slurm/test_exact_resume.py`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -37,7 +38,7 @@ dataset: {{name: shell-game, limit: 64, options: {{cups: 4, swaps: 3}}}}
 prompt: {{template: plain, form: coconut}}
 {latent}sampling: {{temperature: 1.0, max_new_tokens: 8}}
 plugins: [letters.py]
-train: {{lr: 1e-3, steps: 200, batch: 16, micro_batch: 8, save_every: 20, precision: fp32}}
+train: {{lr: 1e-3, steps: {steps}, batch: 16, micro_batch: 8, save_every: 20, precision: fp32}}
 resources: {{tasks: 3, time: 10m}}
 stages:
   - name: rl
@@ -70,8 +71,9 @@ register(Letters())
 LATENT = 'latent: {input: soft, markers: {start: "#", end: "."}, stop: 2, noise: {kind: concrete}}\n'
 RECIPES = {
     "sft": TRAIN,
-    "rl": ROLLOUTS.format(latent=LATENT, ahead=0),
-    "rl-ahead": ROLLOUTS.format(latent="", ahead=1),
+    "rl": ROLLOUTS.format(latent=LATENT, ahead=0, steps=200),
+    "rl-ahead": ROLLOUTS.format(latent="", ahead=1, steps=200),
+    "rl-long": ROLLOUTS.format(latent=LATENT, ahead=0, steps=600),
 }
 
 
@@ -172,6 +174,26 @@ def kill_entry(cli: Cli, run: Path, devbox: box.Status) -> None:
     os.kill(entry(run), signal.SIGKILL)
 
 
+def kill_all(cli: Cli, run: Path, devbox: box.Status) -> None:
+    """As the kernel does where the job's memory is used up: everything but the batch script, at once."""
+    for pid in [*processes_of(str(run), "launch.entry"), *processes_of(str(run), "jobs.worker")]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def slurmd_killed(cli: Cli, run: Path, devbox: box.Status) -> None:
+    """Its node is given up after a while and the job starts elsewhere, while the old step still lives."""
+    if os.environ.get("LATENTCTL_TEST_DEVBOX"):
+        pytest.skip("daemons of a devbox that is not the tests' own are left alone")
+    old = worker(run, 0)
+    os.kill(int((devbox.folder / "run" / f"slurmd.{node_of(cli, run)}.pid").read_text()), signal.SIGKILL)
+    try:
+        wait_until(lambda: len(list(run.glob("jobs/*/attempts/*"))) > 1, 120)
+        wait_until(lambda: not Path(f"/proc/{old}").exists(), 60)
+    finally:
+        box.up(devbox.folder, nodes=None, port=None, install=False)
+
+
 def node_down(cli: Cli, run: Path, devbox: box.Status) -> None:
     node = node_of(cli, run)
     sh(cli, "scontrol", "update", f"nodename={node}", "state=down", "reason=drill")
@@ -200,6 +222,7 @@ CASES: list[tuple[str, Interruption, str, bool]] = [
     ("sft", kill_rank_0, "devbox", False),
     ("sft", kill_rank_1, "devbox", False),
     ("sft", kill_entry, "devbox", False),
+    ("sft", kill_all, "devbox", False),
     ("sft", kill_batch_script, "devbox", True),
     ("sft", node_down, "devbox", False),
     ("sft", preempted, "scav", False),
@@ -211,6 +234,7 @@ CASES: list[tuple[str, Interruption, str, bool]] = [
     ("rl-ahead", requeue, "devbox", False),
     ("rl-ahead", kill_generator, "devbox", False),
     ("rl-ahead", cancelled, "devbox", False),
+    ("rl-long", slurmd_killed, "devbox", False),
 ]
 """What is trained, what happens, where, and whether somebody has to retry the run."""
 

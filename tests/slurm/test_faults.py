@@ -7,6 +7,8 @@ import os
 import signal
 from datetime import datetime
 
+from conftest import profile
+
 from latentctl.faults.load import resolved
 from latentctl.record.nodes import exclude, excluded
 
@@ -107,3 +109,14 @@ def test_when_no_node_is_left_it_ends_with_the_reason(make_run):
     )
     assert "and it needs 1" in end["message"]
     assert set(excluded(run.paths.root.parent, "devbox")) == {"node2", "node3", "node4"}
+
+
+def test_a_step_that_srun_refuses_is_named_and_not_tried_again(make_run):
+    """Flags of the profile reach srun: here one that no cluster can grant."""
+    run = with_rules(make_run({"train": {"do": "checkpoint"}}, on=profile(srun=["--gres=nosuch:1"])))
+    run.submit()
+    run.wait(lambda: run.state() == "failed", what="the refusal")
+    end = run.end(1)
+    assert (end["exit"], end["rule"], end["class"]) == ("failed", "step_refused", "user_error")
+    assert "srun: [--gres=none]" in end["hint"]
+    assert len(run.job().attempts()) == 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 
@@ -36,6 +37,15 @@ class Collected:
     told: dict[str, float] = field(default_factory=dict)
 
 
+class Asked(NamedTuple):
+    """A set that was asked and not taken."""
+
+    places: list[int]
+    """In the stream of problems, of each group."""
+    version: int
+    """Of the policy that makes it."""
+
+
 class Collector:
     """Of one stage, in one process. `cursor`: the next place of the stream of problems; the same on every
     rank, and all the state there is."""
@@ -54,32 +64,37 @@ class Collector:
         self.settings = settings
         self.cursor = 0
         self.groups = torch.arange(plan.rollouts) // plan.group
-        self._asked: dict[int, list[int]] = {}
-        """By set: the place in the stream of each group, as asked first."""
+        self._asked: dict[int, Asked] = {}
+        """By set."""
 
-    def ask(self, number: int) -> None:
-        """Begin set `number`."""
+    def ask(self, number: int, version: int) -> None:
+        """Begin set `number`, of the policy now."""
         first = self.cursor
         self.cursor += self.plan.groups
-        self._asked[number] = list(range(first, self.cursor))
-        self._send(number, 0, dict(enumerate(self._asked[number])))
+        self._asked[number] = Asked(list(range(first, self.cursor)), version)
+        self._send(number, 0, dict(enumerate(self._asked[number].places)), version)
 
     def asked(self, number: int) -> bool:
         return number in self._asked
 
-    def pending(self) -> dict[str, list[int]]:
+    def pending(self) -> dict[str, Any]:
         """Sets that were asked and not taken, for a checkpoint."""
-        return {str(number): places for number, places in self._asked.items()}
+        return {str(number): asked._asdict() for number, asked in self._asked.items()}
 
-    def restore(self, cursor: int, pending: dict[str, list[int]]) -> None:
-        """Go on as a checkpoint says; `resend` follows once the roller has the policy."""
+    @property
+    def versions(self) -> set[int]:
+        """Of the policies that pending sets are drawn from."""
+        return {asked.version for asked in self._asked.values()}
+
+    def restore(self, cursor: int, pending: dict[str, Any]) -> None:
+        """Go on as a checkpoint says; `resend` follows once the roller has the policies."""
         self.cursor = cursor
-        self._asked = {int(number): places for number, places in pending.items()}
+        self._asked = {int(number): Asked(**asked) for number, asked in pending.items()}
 
     def resend(self) -> None:
         """Ask again what was asked by the attempt before and not taken."""
-        for number, places in self._asked.items():
-            self._send(number, 0, dict(enumerate(places)))
+        for number, (places, version) in self._asked.items():
+            self._send(number, 0, dict(enumerate(places)), version)
 
     def take(self, number: int, version: int) -> Collected:
         """The set, whole. `version`: of the policy now. A collective. Raises Preempted on all ranks where one
@@ -96,8 +111,7 @@ class Collector:
         return collected
 
     def _collect(self, number: int, version: int) -> Collected:
-        places = self._asked[number]
-        drawn = dict(enumerate(places))
+        drawn = dict(enumerate(self._asked[number].places))
         held: dict[int, Rollout] = {}
         rounds, table = 0, None
         while True:
@@ -111,7 +125,7 @@ class Collector:
             self.cursor += len(again)
             for place in [p for p in held if int(self.groups[p]) in drawn]:
                 del held[place]
-            self._send(number, rounds, drawn)
+            self._send(number, rounds, drawn, version)
         for each in range(rounds + 1):
             self.roller.done(_key(number, each))
         told = {"redrawn_rounds": float(rounds)}
@@ -129,9 +143,9 @@ class Collector:
         """(place in the set, place in the stream) of this rank's rollouts of these groups."""
         return [(p, drawn[g]) for p in self.plan.every if (g := p // self.plan.group) in drawn]
 
-    def _send(self, number: int, rounds: int, drawn: dict[int, int]) -> None:
+    def _send(self, number: int, rounds: int, drawn: dict[int, int], version: int) -> None:
         requests = [self._request(number, p, at) for p, at in self._mine(drawn)]
-        self.roller.ask(_key(number, rounds), requests)
+        self.roller.ask(_key(number, rounds), requests, version)
 
     def _request(self, number: int, place: int, at: int) -> Request:
         """Of the rollout at `place` of a set, whose problem stands at `at` of the stream."""

@@ -35,7 +35,6 @@ def open_roller(
             attempt=ctx.attempt,
             rank=ctx.world.rank,
             generators=settings.generators,
-            stale=settings.stale,
             partial=partial,
             stop=lambda: ctx.stop.set,
         )

@@ -33,7 +33,7 @@ class RolloutSource:
 
     Its state is small where a checkpoint falls between two sets: the next place in the stream of problems.
     Within a set, the rows that are still to be trained on are kept too, with the log-probs that they had
-    before its first update.
+    before its first update; and of a set that was asked ahead the policy that makes it.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class RolloutSource:
         if self.showing:
             self.showing.begin(start)
         self._settle()
-        if self.collector.pending():
+        if start in self.collector.versions:
             self._push(start)
-            self.collector.resend()
+        self.collector.resend()
         for step in range(start, end):
             if step % self.plan.updates == 0:
                 self._new_set(step, end)
@@ -112,12 +112,14 @@ class RolloutSource:
                 "noised": self._noised,
             }
             write_json(folder / _FILE, state)
+        self.roller.save(folder, {v for v in self.collector.versions if v < self.step})
         if self.step % self.plan.updates:
             torch.save(self.held, folder / f"rollouts-{rank:05d}.pt")
 
     def load(self, folder: Path) -> None:
         said = read_json(folder / _FILE)
         self.collector.restore(said["cursor"], said["asked"])
+        self.roller.load(folder)
         self._told, self._noised = said["told"], said["noised"]
         path = folder / f"rollouts-{self.ctx.world.rank:05d}.pt"
         if path.exists():
@@ -159,10 +161,10 @@ class RolloutSource:
         begin = time.monotonic()
         self._push(step)
         if not self.collector.asked(number):
-            self.collector.ask(number)
+            self.collector.ask(number, step)
         for ahead in range(1, self.settings.rollout.ahead + 1):
             if not self.collector.asked(number + ahead) and step + ahead * self.plan.updates < end:
-                self.collector.ask(number + ahead)
+                self.collector.ask(number + ahead, step)
         collected = self.collector.take(number, step)
         self._flag()
         if self.showing and self.showing.due(step):

@@ -3,7 +3,8 @@ whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,7 @@ class Roller:
 
     def push(self, model: Any, version: int) -> None: ...
 
-    def ask(self, key: str, requests: Sequence[Request]) -> None:
+    def ask(self, key: str, requests: Sequence[Request], version: int | None = None) -> None:
         self.asked[key] = list(requests)
 
     def take(self, key: str) -> Iterator[Sample]:
@@ -38,6 +39,10 @@ class Roller:
             yield SimpleNamespace(id=request.id, index=request.index, version=0, cause="eos")  # type: ignore[misc]
 
     def done(self, key: str) -> None: ...
+
+    def save(self, folder: Path, versions: Collection[int]) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
 
 
 @pytest.mark.parametrize("stop_in", [0, 1], ids=["at once", "while groups are drawn anew"])
@@ -60,7 +65,7 @@ def test_what_was_not_taken_stays_pending_and_the_stream_where_it_was(
     monkeypatch.setattr(collector, "_reward", lambda came: None)
     monkeypatch.setattr(collector, "_barren", lambda table: [1, 3])
     for number in range(1 + ahead):
-        collector.ask(number)
+        collector.ask(number, 0)
     before = collector.cursor, collector.pending()
     assert before[0] == 4 * (1 + ahead)
     with pytest.raises(Preempted):

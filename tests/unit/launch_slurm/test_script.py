@@ -26,6 +26,7 @@ FULL = {
     "constraint": "a100_80gb", "gpu_type": "a100", "gpus_per_node": 8, "signal_lead": "5m",
     "modules": ["cuda/12.8"],
     "setup": ["ulimit -n 65536"],
+    "srun": ["--cpu-bind=none"],
     "env": {"NCCL_DEBUG": "WARN", "ODD": "it's a \"value\" $HOME"},
     "pass_env": ["WANDB_API_KEY"],
     "notify": {"mail": "lab@example.org", "webhook": "LAB_CHAT"},
