@@ -1,4 +1,5 @@
-"""Prints bytes: what one process holds after a step of the engine, and its checkpoint on disk."""
+"""Prints bytes for each ZeRO stage and precision: what one process holds after a step of the engine, and its
+checkpoint on disk."""
 
 from __future__ import annotations
 
@@ -7,13 +8,15 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from test_preflight_memory import INITS, VOCAB, made
 
+from jobs.methods.protocol import World
 from jobs.runtime import distributed
 from jobs.train.engine import Engine
-from jobs.train.objective import Batch
+from jobs.train.objective import Batch, Outcome
 from jobs.train.split import Split
 from latentctl.spec.model import InitSpec
 from latentctl.spec.train import TrainSpec
@@ -25,31 +28,32 @@ class Sum:
     metrics = ()
 
     def loss(self, model, tensors, *, measure):
-        from jobs.train.objective import Outcome
-
         logits = model(input_ids=tensors["ids"], use_cache=False).logits.float()
         return Outcome(logits.square().sum(), {})
 
 
-def main(folder: str, stage: str, precision: str) -> None:
+def main(folder: str) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1"}
-    os.environ |= {"LOCAL_RANK": "0"}
-    from jobs.methods.protocol import World
-
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     distributed.init(World(0, 1, 0, 1), deepspeed=True)
+    for stage in range(4):
+        for precision in ("fp32", "bf16"):
+            print(stage, precision, *measure(Path(folder) / f"{stage}-{precision}", stage, precision))
+
+
+def measure(folder: Path, stage: Any, precision: str) -> tuple[int, int]:
+    """(held, written)."""
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    train = TrainSpec(zero_stage=int(stage), batch=2, micro_batch=2, steps=2)  # type: ignore[arg-type]
-    split = Split(micro=2, accumulate=1, world=1, rank=0)
     gc.collect()
     before = tensors()
     engine = Engine(
         made(InitSpec(**INITS["llama"]), dtype),
         Sum(),  # type: ignore[arg-type]
-        train,
-        split=split,
+        TrainSpec(zero_stage=stage, batch=2, micro_batch=2, steps=2),
+        split=Split(micro=2, accumulate=1, world=1, rank=0),
         total=2,
         device=torch.device("cpu"),
         dtype=dtype,
@@ -61,9 +65,9 @@ def main(folder: str, stage: str, precision: str) -> None:
     del loss
     gc.collect()
     held = sum(size for key, size in tensors().items() if key not in before)
-    engine.save(Path(folder))
-    written = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
-    print(held, written)
+    engine.save(folder)
+    engine.close()
+    return held, sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
 def tensors() -> dict[int, int]:
