@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -40,13 +41,17 @@ class Shape:
 
 def config(stage: StageBase, vocab_size: int) -> Any:
     """The configuration of a stage's model. Raises JobUserError where it cannot be read."""
-    spec = stage.model
-    if spec.path is None:
+    spec, source = stage.model, stage.from_
+    if source is None or not Path(source).expanduser().is_dir():  # `model`, or a run, which has its shape
+        source = spec.path
+    if source is None:
         return config_of(spec.init or InitSpec(), vocab_size)
-    place = locate(spec.path)
+    place = locate(source)
     try:
         return AutoConfig.from_pretrained(
-            place, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+            place,
+            revision=spec.revision if place == spec.path else None,
+            trust_remote_code=spec.trust_remote_code,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise explain(place, "model", error) from error

@@ -48,6 +48,17 @@ def test_what_stages_share_is_said_once(tiny: Path, data: Path) -> None:
     assert len(said) == len(set(said))
 
 
+def test_weights_of_a_directory_have_the_shape_that_counts(tmp_path: Path, tiny: Path, data: Path) -> None:
+    """`from:` a directory: the recipe's own model is not what is loaded."""
+    big = model(tmp_path / "big", hidden=64)
+    stages = [{"method": "sft", "from": str(big)}]
+    found = look(experiment(data, tiny, stages=stages))
+    assert wrong(found) == []
+    assert f"{big}: weights are there" in {f.message for f in found.findings}
+    (plain,) = look(experiment(data, big, stages=[{"method": "sft"}])).stages
+    assert found.stages[0]["parameters"] == plain["parameters"]
+
+
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
