@@ -6,7 +6,6 @@ Slow: `python -m pytest -m slow tests/slurm/test_exact_resume.py`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -18,68 +17,10 @@ from pathlib import Path
 import pytest
 
 from latentctl.launch import devbox as box
-from tests.e2e.conftest import REPO, Cli, losses, make_cli, processes_of, wait_until
+from tests.e2e.conftest import REPO, Cli, make_cli, processes_of, wait_until
+from tests.e2e.drills import assert_same, recipe, under_way
 
 pytestmark = [pytest.mark.slow]
-TRAIN = """\
-name: drill
-model: {init: {arch: gpt2, hidden: 32, layers: 1, heads: 2, max_len: 128}, tokenizer: {kind: word}}
-dataset: {name: shell-game, limit: 256, options: {cups: 4, swaps: 3}}
-prompt: {template: plain, form: coconut}
-train: {lr: 1e-3, steps: 60, batch: 16, micro_batch: 8, save_every: 10, zero_stage: 2}
-resources: {tasks: 2, time: 10m}
-stages:
-  - {name: sft, method: sft}
-"""
-ROLLOUTS = """\
-name: drill
-model: {{init: {{arch: qwen3, hidden: 32, layers: 1, heads: 2, max_len: 128}}, tokenizer: {{kind: word}}}}
-dataset: {{name: shell-game, limit: 64, options: {{cups: 4, swaps: 3}}}}
-prompt: {{template: plain, form: coconut}}
-{latent}sampling: {{temperature: 1.0, max_new_tokens: 8}}
-plugins: [letters.py]
-train: {{lr: 1e-3, steps: {steps}, batch: 16, micro_batch: 8, save_every: 20, precision: fp32}}
-resources: {{tasks: 3, time: 10m}}
-stages:
-  - name: rl
-    method: grpo
-    grpo:
-      engine: transformers
-      precision: fp32
-      group_size: 4
-      max_completion_len: 8
-      minibatches: 2
-      rewards: {{correctness: 0.0, own: {{letters: 1.0}}}}
-      latent_loss: {{reduction: mean_over_dims}}
-      rollout: {{processes: 1, ahead: {ahead}}}
-"""
-"""Two processes train, one generates; with `ahead: 1` rollouts are under way while weights change."""
-LETTERS = """\
-from jobs.grade.rewards import register
-
-
-class Letters:
-    name = "letters"
-    pooled = False
-
-    def reward(self, attempt, verdict):
-        return sum(c in "abcde" for c in attempt.text) / max(1, len(attempt.text))
-
-
-register(Letters())
-"""
-LATENT = 'latent: {input: soft, markers: {start: "#", end: "."}, stop: 2, noise: {kind: concrete}}\n'
-RECIPES = {
-    "sft": TRAIN,
-    "rl": ROLLOUTS.format(latent=LATENT, ahead=0, steps=200),
-    "rl-ahead": ROLLOUTS.format(latent="", ahead=1, steps=200),
-    "rl-long": ROLLOUTS.format(latent=LATENT, ahead=0, steps=600),
-}
-
-
-def recipe(cli: Cli, kind: str) -> str:
-    (cli.folder / "letters.py").write_text(LETTERS)
-    return cli.recipe(RECIPES[kind])
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +46,6 @@ def cli(tmp_path: Path, devbox: box.Status) -> Cli:
         text = text.replace("partition: debug", f"partition: {name}")
         (tmp_path / "cluster" / f"{name}.yaml").write_text(text)
     return made
-
-
-def weights(cli: Cli, pattern: str) -> dict[str, str]:
-    (folder,) = cli.runs.glob(f"{pattern}/jobs/*/stages/*/model")
-    files = sorted(folder.glob("*.safetensors"))
-    assert files
-    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 def slurm_id(run: Path) -> str:
@@ -257,14 +191,7 @@ def test_an_interrupted_training_is_the_same_training(
     kind = request.node.callspec.params["whole"]
     cli("submit", recipe(cli, kind), "--name", "broken", "--cluster", cluster)
     (run,) = cli.runs.glob("broken-*")
-    metrics = "jobs/*/metrics.jsonl"
-    wait_until(
-        lambda: any(
-            len(p.read_text().splitlines()) > (14 if kind == "sft" else 50) for p in run.glob(metrics)
-        ),
-        120,
-        every=0.02,
-    )
+    wait_until(lambda: under_way(run, kind), 120, every=0.02)
     interrupt(cli, run, devbox)
     if by_hand:
         wait_until(lambda: cli("status", run.name, "--exit-code", code=None).code == 1, 90, every=1)
@@ -273,8 +200,4 @@ def test_an_interrupted_training_is_the_same_training(
     while cli("status", run.name, "--exit-code", code=None).code != 0:
         assert time.monotonic() < end, cli("show", run.name).out
         time.sleep(1)
-    attempts = sorted(run.glob("jobs/*/attempts/*"))
-    assert len(attempts) > 1, "it was over before it was interrupted"
-    stage = "sft" if kind == "sft" else "rl"
-    assert losses(cli, "broken-*", stage) == losses(whole, "whole-*", stage)
-    assert weights(cli, "broken-*") == weights(whole, "whole-*")
+    assert_same(cli, whole, kind)
