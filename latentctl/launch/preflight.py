@@ -25,19 +25,11 @@ if TYPE_CHECKING:
 _FEW = 2 * 2**30
 """A run with less room than that does not come far."""
 _NOTHING = 64 * 2**20
-GPU_GIB = {
-    "b200": 180,
-    "h200": 141,
-    "h100": 80,
-    "l40s": 48,
-    "l40": 48,
-    "a40": 48,
-    "a6000": 48,
-    "l4": 24,
-    "a10": 24,
-    "t4": 16,
-}
-"""Of types that come in one size."""
+GPU_MB = {
+    "b200": 183_359, "h200": 143_771, "h100": 81_559, "l40s": 46_068, "l40": 46_068, "a40": 46_068,
+    "a6000": 49_140, "l4": 23_034, "a10": 23_028, "t4": 15_360,
+}  # fmt: skip
+"""MiB that nvidia-smi shows of types that come in one size."""
 
 
 def quick(experiment: Experiment, profile: ClusterProfile, runs_dir: Path) -> Iterator[Finding]:
@@ -94,8 +86,7 @@ def gpu(profile: ClusterProfile) -> dict[str, Any]:
     """What the profile says of a GPU's memory, for the verb `preflight`."""
     mb = profile.gpu_memory
     if mb is None and profile.gpu_type is not None:
-        gib = GPU_GIB.get(profile.gpu_type.lower().removeprefix("nvidia_"))
-        mb = gib * 1000**3 // 2**20 if gib else None
+        mb = GPU_MB.get(profile.gpu_type.lower().removeprefix("nvidia_"))
     return {"gpu_mb": mb, "as_told": profile.executor == "slurm"}
 
 

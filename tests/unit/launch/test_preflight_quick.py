@@ -69,3 +69,17 @@ def test_a_variable_of_this_shell_that_jobs_do_not_see(
     assert hub(profile(env={"HF_HUB_CACHE": "/shared/hub"})) == Path("/shared/hub")
     left(monkeypatch, 100_000)
     assert [f.where for f in found(tmp_path, profile())] == ["model", "HF_HOME"]
+
+
+@pytest.mark.parametrize(
+    ("says", "mb"),
+    [
+        ({"gpu_type": "h100"}, 81_559),
+        ({"gpu_type": "nvidia_l40s"}, 46_068),
+        ({"gpu_type": "a100"}, None),  # it comes with 40 and with 80
+        ({"gpu_type": "a100", "gpu_memory": "80G"}, 80 * 1024),
+        ({}, None),
+    ],
+)
+def test_the_memory_of_a_gpu_is_said_or_known_of_its_type(says: dict[str, Any], mb: int | None) -> None:
+    assert preflight.gpu(profile(**says))["gpu_mb"] == mb
