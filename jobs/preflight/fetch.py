@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def _model(model: ModelSpec, patterns: tuple[str, ...]) -> _Got:
     name = str(model.path)
     more = ("*.py",) if model.trust_remote_code else ()
     try:
-        print(f"{name}: fetching", flush=True)
+        print(f"{name}: fetching", file=sys.stderr, flush=True)
         place = snapshot_download(name, revision=model.revision, allow_patterns=[*patterns, *more])
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         return name, None, None, explain(name, "model", error)
@@ -109,7 +110,7 @@ def _dataset(spec: DatasetSpec, split: str, data_dir: str | None) -> _Got:
         place = locate(entry, spec.path, split, data_dir)
         if place.hub is None:
             return None, None, None, None
-        print(f"{place}: fetching", flush=True)
+        print(f"{place}: fetching", file=sys.stderr, flush=True)
         for _ in islice(hub_rows(*place.hub, looked=place.looked), 1):
             pass
     except JobUserError as error:

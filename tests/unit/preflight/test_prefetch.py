@@ -134,6 +134,7 @@ def test_a_cache_that_jobs_do_not_see_is_told(world: World) -> None:
     args = ("--set", "dataset.path=null", "--set", "dataset.name=shell-game")
     elsewhere = str(world.folder / "elsewhere")
     done = world("prefetch", "tiny.yaml", "--cluster", "here", *args, HF_HOME=elsewhere)
+    assert "lab/tiny: fetching" in done.stderr
     assert "warning: HF_HOME is set here, and jobs do not see it" in done.stderr
     assert (world.folder / ".cache" / "huggingface" / "hub" / "models--lab--tiny").is_dir()
     assert not Path(elsewhere).exists()
