@@ -117,6 +117,6 @@ def test_a_step_that_srun_refuses_is_named_and_not_tried_again(make_run):
     run.submit()
     run.wait(lambda: run.state() == "failed", what="the refusal")
     end = run.end(1)
-    assert (end["exit"], end["rule"], end["class"]) == ("failed", "step_refused", "user_error")
+    assert (end["exit"], end["rule"], end["class"]) == ("failed", "step_refused", "user_error"), end
     assert "srun: [--gres=none]" in end["hint"]
     assert len(run.job().attempts()) == 1
