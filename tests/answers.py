@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,6 @@ def validator(kind: str) -> Draft202012Validator:
 def checked(text: str) -> Any:
     """The envelope, whole and as its schema says."""
     body = json.loads(text)
-    if folder := os.environ.get("COLLECT_ANSWERS"):  # to see what there is when a schema is written
-        (Path(folder) / f"{uuid.uuid4().hex}.json").write_text(text)
-        return body
     validator("envelope").validate(body)
     if body["ok"]:
         validator(body["kind"]).validate(body["data"])

@@ -34,8 +34,6 @@ def target_of(stage: StageBase) -> tuple[Target, str]:
 class Tokenizers:
     """Loads (or trains, for a random model) each tokenizer of an experiment once."""
 
-    WANTING = "lengths are in characters, for want of a tokenizer: "
-
     def __init__(self, experiment: Experiment, data_dir: str | None) -> None:
         self.experiment, self.data_dir = experiment, data_dir
         self.known: dict[str, tuple[Any, str | None]] = {}
@@ -47,7 +45,7 @@ class Tokenizers:
             try:
                 self.known[first.name] = self._load(first), None
             except JobUserError as error:
-                self.known[first.name] = None, f"{self.WANTING}{error}"
+                self.known[first.name] = None, str(error)
         return self.known[first.name]
 
     def _load(self, first: StageBase) -> Any:

@@ -116,7 +116,8 @@ def _describe(
             data_dir=data_dir,
             plugins=experiment.plugins,
         )
-        tokenizer, note = tokenizers.of(view.stage) if tokenizers else (None, None)
+        tokenizer, lacking = tokenizers.of(view.stage) if tokenizers else (None, None)
+        note = lacking and f"lengths are in characters, for want of a tokenizer: {lacking}"
         renderer = Renderer(tokenizer, view.prompt, loaded.instruction)
         shown = [_show(renderer, view, example) for example in loaded.examples[:rows]]
         lengths = measure(renderer, loaded.examples, view.target, view.steps)

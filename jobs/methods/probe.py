@@ -21,13 +21,8 @@ class Probe:
 
     def run(self) -> dict[str, Any]:
         """What `jobs.preflight.inspect` finds, and `machine`: host, GPUs, free space, versions."""
-        machine = doctor.run({})
-        gpus = (machine["torch"] or {}).get("gpus") or []
-        memory = min((gpu["memory_mb"] for gpu in gpus), default=None)
-        found = preflight(
-            {"recipe": self.settings.recipe, "data_dir": self.ctx.data_dir, "gpu_mb": memory, "as_told": True}
-        )
-        return {**found, "machine": machine | {"free": _free(self.ctx)}}
+        found = preflight({"recipe": self.settings.recipe, "data_dir": self.ctx.data_dir, "here": True})
+        return {**found, "machine": doctor.run({}) | {"free": _free(self.ctx)}}
 
 
 def _free(ctx: StageContext) -> dict[str, int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from huggingface_hub import scan_cache_dir
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import CacheNotFound
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+from latentctl.record.atomic import read_json
 
 
 def offline() -> bool:
@@ -17,19 +18,17 @@ def offline() -> bool:
 
 
 def cached(name: str, revision: str | None) -> Path | None:
-    """The snapshot of a model that has its configuration and whole weights; None where there is none."""
+    """The snapshot of a model that has its configuration and all of its weights; None where there is none."""
     try:
-        repos = [
-            r for r in scan_cache_dir(HF_HUB_CACHE).repos if r.repo_id == name and r.repo_type == "model"
-        ]
-    except CacheNotFound:
+        place = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
         return None
-    for found in (revision_ for repo in repos for revision_ in repo.revisions):
-        if revision not in (None, found.commit_hash) and revision not in found.refs:
-            continue
-        if revision is None and "main" not in found.refs:
-            continue
-        names = {f.file_name for f in found.files if f.blob_path.is_file()}
-        if "config.json" in names and any(n.endswith(".safetensors") for n in names):
-            return found.snapshot_path
-    return None
+    return place if (place / "config.json").is_file() and whole(place) else None
+
+
+def whole(place: Path) -> bool:
+    """Whether the safetensors weights are all there: one file, or each that their index names."""
+    index = place / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(place.glob("*.safetensors"))
+    return all((place / name).is_file() for name in set(read_json(index)["weight_map"].values()))

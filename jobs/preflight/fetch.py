@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from jobs.data.locate import locate
 from jobs.data.plugins import load_plugins
 from jobs.data.registry import Files, find
 from jobs.models.source import explain
+from jobs.preflight.cached import whole
 from jobs.runtime.errors import JobUserError
 from latentctl.spec.dataset import DatasetSpec
 from latentctl.spec.experiment import Experiment
@@ -33,22 +33,21 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
     """
     experiment = Experiment.model_validate(payload["recipe"])
     load_plugins(experiment.plugins)
-    items: list[dict[str, Any]] = []
-    for model, what in _models(experiment):
-        items.append(_item("model" if what == _WHOLE else "tokenizer", *_model(model, what)))
-    for spec, split in _datasets(experiment):
-        items.append(_item("dataset", *_dataset(spec, split, payload.get("data_dir"))))
-    return {"cache": HF_HUB_CACHE, "items": [i for i in items if i["name"]]}
+    items = [_model(model, patterns) for model, patterns in _models(experiment)]
+    found = [_dataset(spec, payload.get("data_dir")) for spec in _datasets(experiment)]
+    return {"cache": HF_HUB_CACHE, "items": [*items, *(item for item in found if item is not None)]}
 
 
 def _item(
-    kind: str, name: str | None, size: int | None, place: str | None, error: JobUserError | None
+    kind: str,
+    name: str,
+    *,
+    size: int | None = None,
+    path: str | None = None,
+    error: JobUserError | None = None,
 ) -> dict[str, Any]:
     said = {"message": error.message, "hint": error.hint} if error else None
-    return {"kind": kind, "name": name, "bytes": size, "path": place, "error": said}
-
-
-_Got = tuple[str | None, int | None, str | None, JobUserError | None]
+    return {"kind": kind, "name": name, "bytes": size, "path": path, "error": said}
 
 
 def _models(experiment: Experiment) -> list[tuple[ModelSpec, tuple[str, ...]]]:
@@ -64,18 +63,18 @@ def _models(experiment: Experiment) -> list[tuple[ModelSpec, tuple[str, ...]]]:
     return list(found.values())
 
 
-def _model(model: ModelSpec, patterns: tuple[str, ...]) -> _Got:
-    name = str(model.path)
+def _model(model: ModelSpec, patterns: tuple[str, ...]) -> dict[str, Any]:
+    name, kind = str(model.path), "model" if patterns == _WHOLE else "tokenizer"
     more = ("*.py",) if model.trust_remote_code else ()
+    print(f"{name}: fetching", file=sys.stderr, flush=True)
     try:
-        print(f"{name}: fetching", file=sys.stderr, flush=True)
         place = snapshot_download(name, revision=model.revision, allow_patterns=[*patterns, *more])
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        return name, None, None, explain(name, "model", error)
-    files = [p for p in Path(place).rglob("*") if p.is_file()]
-    if patterns == _WHOLE and not any(p.suffix == ".safetensors" for p in files):
-        return name, None, place, _no_weights(name, model)
-    return name, sum(p.stat().st_size for p in files), place, None
+        return _item(kind, name, error=explain(name, kind, error))
+    if kind == "model" and not whole(Path(place)):
+        return _item(kind, name, path=place, error=_no_weights(name, model))
+    size = sum(p.stat().st_size for p in Path(place).rglob("*") if p.is_file())
+    return _item(kind, name, size=size, path=place)
 
 
 def _no_weights(name: str, model: ModelSpec) -> JobUserError:
@@ -90,29 +89,28 @@ def _no_weights(name: str, model: ModelSpec) -> JobUserError:
     )
 
 
-def _datasets(experiment: Experiment) -> list[tuple[DatasetSpec, str]]:
+def _datasets(experiment: Experiment) -> list[DatasetSpec]:
+    """Those that any stage reads, each place and split once."""
     found: dict[tuple[str | None, str | None, str], DatasetSpec] = {}
     for stage in experiment.stages:
         for spec in (stage.dataset if stage.settings.reads_dataset else None, stage.validation):
             if spec is not None:
                 found[spec.name, spec.path, spec.split] = spec
-    return [(spec, split) for (_, _, split), spec in found.items()]
+    return list(found.values())
 
 
-def _dataset(spec: DatasetSpec, split: str, data_dir: str | None) -> _Got:
-    """Nothing for what lies here, or is generated. Read through the library that jobs read it with: its own
+def _dataset(spec: DatasetSpec, data_dir: str | None) -> dict[str, Any] | None:
+    """None for what lies here, or is generated. Read through the library that jobs read it with: its own
     cache holds more than the files."""
-    name = spec.name or spec.path
     try:
         entry = find(spec.name) if spec.name else None
         if entry is not None and not isinstance(entry, Files):
-            return None, None, None, None
-        place = locate(entry, spec.path, split, data_dir)
+            return None
+        place = locate(entry, spec.path, spec.split, data_dir)
         if place.hub is None:
-            return None, None, None, None
+            return None
         print(f"{place}: fetching", file=sys.stderr, flush=True)
-        for _ in islice(hub_rows(*place.hub, looked=place.looked), 1):
-            pass
+        next(iter(hub_rows(*place.hub, looked=place.looked)), None)
     except JobUserError as error:
-        return name, None, None, error
-    return f"{place.hub[0]} ({place.hub[2]})", None, None, None
+        return _item("dataset", str(spec.name or spec.path), error=error)
+    return _item("dataset", f"{place.hub[0]} ({place.hub[2]})")

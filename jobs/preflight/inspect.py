@@ -3,8 +3,7 @@ sizes."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,15 @@ from jobs.data import load
 from jobs.data.measure import measure
 from jobs.data.render import Renderer, Target
 from jobs.data.stage_tokenizer import Tokenizers, origins, target_of
-from jobs.models.load import torch_dtype
 from jobs.models.markers import add_tokens
 from jobs.models.source import check_weights
-from jobs.preflight import memory
 from jobs.preflight.cached import cached, offline
+from jobs.preflight.fit import fit, sizes
 from jobs.preflight.roundtrip import round_trip
-from jobs.preflight.shape import Shape, config, shape
+from jobs.preflight.shape import config, shape, weights_of
 from jobs.runtime.errors import JobUserError
+from latentctl.record.findings import Finding, Level
 from latentctl.spec.dataset import DatasetSpec
-from latentctl.spec.engine import EngineSpec
 from latentctl.spec.experiment import Experiment
 from latentctl.spec.latent import NAMED_MARKERS
 from latentctl.spec.prompt import Markers, PromptSpec
@@ -32,19 +30,6 @@ from latentctl.spec.stage import StageBase
 
 _ROWS = 200
 """So many rows are put to the tokenizer and back."""
-_TIGHT = 0.9
-"""What is computed leaves out temporary buffers and those of NCCL."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the answer."""
-
-    level: str
-    """`ok`, `warning`, `error`, or `unknown`: it could not be looked at from here."""
-    where: str
-    message: str
-    hint: str | None = None
 
 
 @dataclass
@@ -59,11 +44,10 @@ class Inspection:
     stages: list[dict[str, Any]] = field(default_factory=list)
     disk: int = 0
     """Bytes of all checkpoints and models that the recipe leaves, at most."""
-
     seen: dict[Hashable, int | None] = field(default_factory=dict)
     """What was looked at already -> of rows the longest, in tokens."""
 
-    def say(self, level: str, where: str, message: str, hint: str | None = None) -> None:
+    def say(self, level: Level, where: str, message: str, hint: str | None = None) -> None:
         """The same of several stages is said once."""
         if (level, message) not in {(f.level, f.message) for f in self.findings}:
             self.findings.append(Finding(level, where, message, hint))
@@ -73,12 +57,12 @@ class Inspection:
 
 
 def run(payload: dict[str, Any]) -> dict[str, Any]:
-    """{"recipe": Experiment dump, "data_dir", "gpu_mb": int | None, "as_told": bool}.
+    """{"recipe": Experiment dump, "data_dir", "gpu_mb": int | None, "here": bool}.
 
-    Without `as_told` a `gpu_mb` that is None is that of this machine's GPUs. Gives {"findings": [{level,
-    where, message, hint}], "stages": [{stage, memory, checkpoint, ...}], "disk": bytes}.
+    `here`: the jobs run on this machine, whose GPUs count where `gpu_mb` is None. Gives {"findings": [Finding
+    as a mapping], "stages": [{stage, memory, checkpoint, ...}], "disk": bytes}.
     """
-    gpu_mb = payload.get("gpu_mb") or (None if payload.get("as_told") else _gpu_mb())
+    gpu_mb = payload.get("gpu_mb") or (_gpu_mb() if payload.get("here") else None)
     found = inspect(
         Experiment.model_validate(payload["recipe"]),
         data_dir=payload.get("data_dir"),
@@ -107,51 +91,33 @@ def inspect(experiment: Experiment, *, data_dir: str | None, gpu_bytes: int | No
 
 def _weights(found: Inspection, first: StageBase) -> None:
     """Where the weights of a chain of stages come from."""
-    where, source = f"stages.{first.name}.model", first.from_
-    if source not in (None, "model"):
-        folder = Path(source).expanduser()
-        if folder.is_dir():
-            where = f"stages.{first.name}.from"
-            try:
-                check_weights(folder)
-                found.say("ok", where, f"{source}: weights are there")
-            except JobUserError as error:
-                found.wrong(where, error)
-        return
-    path = first.model.path
-    if path is None:
-        return
-    if Path(path).expanduser().is_dir():
+    source = weights_of(first)
+    where = f"stages.{first.name}.{'model' if source == first.model.path else 'from'}"
+    if source is None or first.from_ not in (None, "model", source):
+        return  # a random model, or another run's weights, which its jobs look up
+    if Path(source).expanduser().is_dir():
         try:
-            check_weights(Path(path).expanduser())
-            found.say("ok", where, f"{path}: weights are there")
+            check_weights(Path(source).expanduser())
+            found.say("ok", where, f"{source}: weights are there")
         except JobUserError as error:
             found.wrong(where, error)
-    elif path.startswith(("/", ".", "~")) or path.count("/") > 1:
-        found.say("error", where, f"no such model directory: {path}")
-    elif (place := cached(path, first.model.revision)) is not None:
-        found.say("ok", where, f"{path}: in the cache, {place}")
+    elif source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        found.say("error", where, f"no such model directory: {source}")
+    elif (place := cached(source, first.model.revision)) is not None:
+        found.say("ok", where, f"{source}: in the cache, {place}")
     elif offline():
-        found.say(
-            "error",
-            where,
-            f"{path} is not in the cache, and HF_HUB_OFFLINE keeps jobs from the Hub",
-            "latentctl prefetch RECIPE",
-        )
+        why = f"{source} is not in the cache, and HF_HUB_OFFLINE keeps jobs from the Hub"
+        found.say("error", where, why, "latentctl prefetch RECIPE")
     else:
-        found.say(
-            "warning",
-            where,
-            f"{path} is not in the cache: the first job downloads it, on nodes that may have no network",
-            "latentctl prefetch RECIPE",
-        )
+        why = f"{source} is not in the cache: the first job downloads it, on nodes that may have no network"
+        found.say("warning", where, why, "latentctl prefetch RECIPE")
 
 
 def _stage(found: Inspection, stage: StageBase, first: StageBase, tokenizers: Tokenizers) -> None:
     where = f"stages.{stage.name}"
     tokenizer, why = tokenizers.of(stage)
     if tokenizer is None and first.from_ in (None, "model"):
-        found.say("error", where, (why or "there is no tokenizer").removeprefix(tokenizers.WANTING))
+        found.say("error", where, why or "there is no tokenizer")
     longest = _rows(found, stage, tokenizer) if stage.settings.reads_dataset else None
     if tokenizer is None:
         return
@@ -170,7 +136,12 @@ def _stage(found: Inspection, stage: StageBase, first: StageBase, tokenizers: To
             f"the longest row has {longest} tokens, the model knows positions up to {dimensions.longest}",
             "train.max_len and train.overlong, or another model",
         )
-    _sizes(found, stage, dimensions, longest)
+    row = sizes(stage, dimensions, longest)
+    found.stages.append(row)
+    found.disk += row.get("disk", 0)
+    if stage.resources.gpus and row["memory"]:
+        level, message, hint = fit(stage, row["memory"], found.gpu_bytes)
+        found.say(level, where, message, hint)
 
 
 def _rows(found: Inspection, stage: StageBase, tokenizer: Any) -> int | None:
@@ -238,94 +209,9 @@ def _said_markers(experiment: Experiment, stage: StageBase) -> Markers:
     return next((s.prompt for s in chain if s.prompt is not None), PromptSpec()).markers
 
 
-def _sizes(found: Inspection, stage: StageBase, dimensions: Shape, longest: int | None) -> None:
-    """Memory of a GPU and bytes on disk."""
-    row: dict[str, Any] = {"stage": stage.name, "parameters": dimensions.parameters, "memory": {}}
-    gpus = stage.resources.gpus
-    if stage.settings.trains:
-        precision = _precision(stage.train.precision, gpus)
-        world = stage.resources.world_size
-        length = min(stage.train.max_len, longest or stage.train.max_len)
-        row["memory"] = memory.training(
-            dimensions, stage.train, precision, world=world, tokens=stage.train.micro(world) * length
-        )
-        each = memory.checkpoint(dimensions, stage.train, precision)
-        kept = stage.train.keep.last + 1 + bool(stage.train.keep.best)  # one more while it is written
-        models = memory.exported(dimensions, precision) * (1 + bool(stage.train.keep.best))
-        row |= {"checkpoint": each, "kept": kept, "disk": each * kept + models}
-        found.disk += row["disk"]
-    settings = stage.settings
-    if isinstance(settings, EngineSpec):
-        precision = _precision(settings.precision, gpus)
-        token = memory.cache_per_token(dimensions, precision)
-        row["cache_per_token"] = token
-        row["memory"] |= {
-            "weights": memory.exported(dimensions, precision) // settings.tensor_parallel,
-            "KV cache": token * settings.max_batch_tokens // settings.tensor_parallel,
-        }
-    found.stages.append(row)
-    if gpus and row["memory"]:
-        _fits(found, stage, row)
-
-
-def _fits(found: Inspection, stage: StageBase, row: dict[str, Any]) -> None:
-    need = sum(row["memory"].values())
-    parts = ", ".join(f"{what} {gib(size)}" for what, size in row["memory"].items())
-    where = f"stages.{stage.name}"
-    have = found.gpu_bytes
-    if have is None:
-        hint = "`gpu_memory: 80G` in the cluster profile lets this be judged; --deep asks a node"
-        found.say("unknown", where, f"needs about {gib(need)} of each GPU ({parts})", hint)
-    elif need > have:
-        found.say(
-            "error",
-            where,
-            f"needs about {gib(need)} of each GPU, which has {gib(have)} ({parts})",
-            _less(stage),
-        )
-    elif need > _TIGHT * have:
-        found.say("warning", where, f"needs about {gib(need)} of {gib(have)}: tight ({parts})", _less(stage))
-    else:
-        found.say("ok", where, f"needs about {gib(need)} of each GPU's {gib(have)} ({parts})")
-
-
-def _less(stage: StageBase) -> str:
-    """What would need less memory, the cheapest first."""
-    if not stage.settings.trains:
-        return "a smaller max_batch_tokens, or more tensor_parallel"
-    return ", or ".join(_ways(stage))
-
-
-def _ways(stage: StageBase) -> Iterator[str]:
-    train = stage.train
-    if train.micro(stage.resources.world_size) > 1:
-        yield "a smaller train.micro_batch"
-    if not train.gradient_checkpointing:
-        yield "train.gradient_checkpointing: true"
-    if train.zero_stage < 3 and stage.resources.world_size > 1:
-        yield f"train.zero_stage: {max(2, train.zero_stage + 1)}"
-    yield "more GPUs, train.lora"
-
-
-def _precision(said: str, gpus: int) -> memory.Precision:
-    """`auto` is bf16 on GPUs: those that lack it are rare by now."""
-    if said == "auto":
-        return "bf16" if gpus else "fp32"
-    return "bf16" if torch_dtype(said, "cpu") == torch.bfloat16 else "fp32"  # type: ignore[arg-type]
-
-
 def _gpu_mb() -> int | None:
-    """Of this machine, where it has GPUs."""
-    if not torch.cuda.is_available() or not os.environ.get("CUDA_VISIBLE_DEVICES", "0"):
+    """Of this machine's smallest GPU; None where it has none."""
+    if not torch.cuda.is_available():
         return None
-    return (
-        min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
-        // 2**20
-    )
-
-
-def gib(size: float) -> str:
-    """`1.4 GiB`."""
-    if size >= 2**30:
-        return f"{size / 2**30:.1f} GiB"
-    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
+    cards = (torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count()))
+    return min(card.total_memory for card in cards) // 2**20

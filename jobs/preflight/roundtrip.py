@@ -7,8 +7,9 @@ from typing import Any
 
 from jobs.data.example import Example
 from jobs.data.render import Renderer, Target
+from latentctl.record.findings import Level
 
-Said = tuple[str, str, str | None]
+Said = tuple[Level, str, str | None]
 """(level, message, hint)."""
 _SHOWN = 60
 

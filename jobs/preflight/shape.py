@@ -39,11 +39,16 @@ class Shape:
     matrices."""
 
 
+def weights_of(stage: StageBase) -> str | None:
+    """The directory or Hub id that a stage without a stage before it starts from; None: a random model. A run
+    that it starts from has the shape of the recipe's model."""
+    source = stage.from_
+    return source if source is not None and Path(source).expanduser().is_dir() else stage.model.path
+
+
 def config(stage: StageBase, vocab_size: int) -> Any:
     """The configuration of a stage's model. Raises JobUserError where it cannot be read."""
-    spec, source = stage.model, stage.from_
-    if source is None or not Path(source).expanduser().is_dir():  # `model`, or a run, which has its shape
-        source = spec.path
+    spec, source = stage.model, weights_of(stage)
     if source is None:
         return config_of(spec.init or InitSpec(), vocab_size)
     place = locate(source)

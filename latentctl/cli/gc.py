@@ -11,7 +11,7 @@ from latentctl.cli import complete, output
 from latentctl.errors import UserError
 from latentctl.launch.observe import observe
 from latentctl.record import checkpoint
-from latentctl.report.text import size
+from latentctl.record.sizes import size_text
 from latentctl.runs.garbage import garbage, references
 from latentctl.runs.index import all_runs
 from latentctl.runs.sweeps import select
@@ -60,10 +60,14 @@ def gc(
         by_stage[row["run"], row["stage"]].append(row)
     for (run, stage), of_it in by_stage.items():
         steps = ", ".join(str(r["step"]) for r in of_it)
-        print(f"{run}/{stage}: step{'s' * (len(of_it) > 1)} {steps}  {size(sum(r['bytes'] for r in of_it))}")
+        print(
+            f"{run}/{stage}: step{'s' * (len(of_it) > 1)} {steps}",
+            size_text(sum(r["bytes"] for r in of_it)),
+            sep="  ",
+        )
     for run, why in seen.damaged.items():
         output.note(f"{run} is left alone: {why}")
-    count = f"{len(rows)} checkpoint{'s' * (len(rows) != 1)}, {size(total)}"
+    count = f"{len(rows)} checkpoint{'s' * (len(rows) != 1)}, {size_text(total)}"
     if not rows:
         output.note(
             "nothing to delete: what is not the newest of its stage is referred to, or its job goes on"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from latentctl.cli import launching, output
 from latentctl.cli.launching import Cluster, Set
 from latentctl.errors import Exit
+
+if TYPE_CHECKING:
+    from latentctl.spec.load import LoadedRecipe
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -63,7 +66,7 @@ def prefetch(
         raise typer.Exit(Exit.NEGATIVE)
 
 
-def _distinct(loaded: Any) -> list[dict[str, Any]]:
+def _distinct(loaded: LoadedRecipe) -> list[dict[str, Any]]:
     """The points that differ in what they read: models, tokenizers, data sets."""
     found: dict[str, dict[str, Any]] = {}
     for point in loaded.points:
@@ -74,7 +77,7 @@ def _distinct(loaded: Any) -> list[dict[str, Any]]:
 
 
 def _show(items: list[dict[str, Any]], cache: str, recipe: Path, cluster: str) -> None:
-    from latentctl.report.text import size
+    from latentctl.record.sizes import size_text
 
     if not items:
         output.note(f"{recipe} needs nothing of the Hub: models and data lie here, or are made")
@@ -87,7 +90,7 @@ def _show(items: list[dict[str, Any]], cache: str, recipe: Path, cluster: str) -
         else:
             print(
                 f"there    {item['kind']} {item['name']}"
-                + (f", {size(item['bytes'])}" if item["bytes"] else "")
+                + (f", {size_text(item['bytes'])}" if item["bytes"] else "")
             )
     output.note(f"cache: {cache}")
     if not any(item["error"] for item in items):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,7 +13,7 @@ from latentctl.cli import output
 from latentctl.errors import Exit, Problem, UserError
 
 if TYPE_CHECKING:
-    from latentctl.plan.preflight import Finding
+    from latentctl.record.findings import Finding
     from latentctl.runs.view import RunView
     from latentctl.spec.cluster import ClusterProfile
     from latentctl.spec.load import LoadedRecipe
@@ -70,16 +70,12 @@ def _printed(findings: Iterable[Finding], *, quiet: bool) -> list[Finding]:
 
 
 def _lines(finding: Finding) -> Iterator[str]:
-    import textwrap
+    from latentctl.report.text import wrap
 
     indent = " " * 9
-    text = f"{finding.where}: {finding.message}"
-    first, *rest = textwrap.wrap(text, _WIDTH - len(indent), break_on_hyphens=False) or [""]
-    yield f"{finding.level:<9}{first}"
-    yield from (indent + line for line in rest)
+    yield wrap(f"{finding.level:<9}{finding.where}: {finding.message}", indent)
     if finding.hint and finding.level != "ok":
-        hint = textwrap.wrap(f"hint: {finding.hint}", _WIDTH - len(indent), break_on_hyphens=False)
-        yield from (indent + line for line in hint)
+        yield wrap(f"{indent}hint: {finding.hint}", indent)
 
 
 def _sum_up(found: list[Finding], path: Path, profile: ClusterProfile, *, deep: bool) -> None:
@@ -102,7 +98,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _waiting() -> Any:
+def _waiting() -> Callable[[RunView], None]:
     """Says on stderr how the probe's job is, when that changes."""
     said: list[str] = []
 

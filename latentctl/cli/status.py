@@ -91,7 +91,7 @@ def _look(
     for view in seen.views:
         known.add(view, run_row(view), signs[view.run.id])
         found[view.run.id] = view
-    known.save(all_runs(root))
+    known.save()
     return [found[run.id] for run in chosen if run.id in found], seen
 
 

@@ -12,10 +12,12 @@ from latentctl.launch.cache_places import as_jobs_see_it, hub, unseen
 from latentctl.launch.slurm_client import Refused, SlurmClient, SlurmError
 from latentctl.launch.task import run_task
 from latentctl.plan.build import build_plan
-from latentctl.plan.preflight import Finding, Level, judge
+from latentctl.plan.preflight import judge
 from latentctl.plan.resources import interpreter
+from latentctl.record.findings import Finding, Level
 from latentctl.record.paths import RunPaths
 from latentctl.record.plan import Plan
+from latentctl.record.sizes import size_text
 
 if TYPE_CHECKING:
     from latentctl.spec.cluster import ClusterProfile
@@ -38,16 +40,18 @@ def quick(experiment: Experiment, profile: ClusterProfile, runs_dir: Path) -> It
     yield from (f for f in _room(runs_dir, 0) if f.level != "ok")
     if profile.executor != "slurm":
         return
-    for name in _hub_models(experiment):
-        if not any((hub(profile) / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/config.json")):
-            yield Finding(
-                "warning",
-                "model",
-                f"{name} is not in the jobs' cache, {hub(profile)}: the first job downloads it, "
-                "on nodes that may have no network",
-                "latentctl prefetch RECIPE --cluster " + profile.name,
-            )
-            yield from _caches(profile)
+    cache = hub(profile)
+    absent = [n for n in _hub_models(experiment) if not any(_snapshots(cache, n).glob("*/config.json"))]
+    for name in absent:
+        yield Finding(
+            "warning",
+            "model",
+            f"{name} is not in the jobs' cache, {cache}: the first job downloads it, "
+            "on nodes that may have no network",
+            f"latentctl prefetch RECIPE --cluster {profile.name}",
+        )
+    if absent:
+        yield from _caches(profile)
 
 
 def whole(recipe: LoadedRecipe, profile: ClusterProfile, runs_dir: Path) -> Iterator[Finding]:
@@ -78,7 +82,7 @@ def whole(recipe: LoadedRecipe, profile: ClusterProfile, runs_dir: Path) -> Iter
     except UserError as error:
         yield from (Finding("error", p.where or "preflight", p.message, p.hint) for p in error.problems)
         return
-    yield from map(told, found["findings"])
+    yield from (Finding(**row) for row in found["findings"])
     yield from _room(runs_dir, int(found["disk"]) * len(recipe.points))
 
 
@@ -87,12 +91,7 @@ def gpu(profile: ClusterProfile) -> dict[str, Any]:
     mb = profile.gpu_memory
     if mb is None and profile.gpu_type is not None:
         mb = GPU_MB.get(profile.gpu_type.lower().removeprefix("nvidia_"))
-    return {"gpu_mb": mb, "as_told": profile.executor == "slurm"}
-
-
-def told(row: dict[str, Any]) -> Finding:
-    """A finding of the heavy side."""
-    return Finding(row["level"], row["where"], row["message"], row.get("hint"))
+    return {"gpu_mb": mb, "here": profile.executor == "local"}
 
 
 def _of_check(check: checks.Check) -> Finding:
@@ -144,8 +143,8 @@ def _room(runs_dir: Path, need: int) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("error", "space", f"{runs_dir}: {error.strerror}", "--runs-dir")
         return
-    asked = f"checkpoints need up to {_gib(need)}, " if need else ""
-    text = f"{asked}{runs_dir} has {_gib(left.bytes)} {left.why}"
+    asked = f"checkpoints need up to {size_text(need)}, " if need else ""
+    text = f"{asked}{runs_dir} has {size_text(left.bytes)} {left.why}"
     hint = "train.keep, another --runs-dir, or `latentctl gc`"
     if left.bytes < max(need, _NOTHING):
         yield Finding("error", "space", text, hint)
@@ -155,11 +154,11 @@ def _room(runs_dir: Path, need: int) -> Iterator[Finding]:
         yield Finding("ok", "space", text)
 
 
+def _snapshots(cache: Path, name: str) -> Path:
+    return cache / f"models--{name.replace('/', '--')}" / "snapshots"
+
+
 def _hub_models(experiment: Experiment) -> list[str]:
     names = [s.model.path for s in experiment.stages if s.from_ in (None, "model") and s.model.path]
     ids = (n for n in names if n.count("/") == 1 and not n.startswith((".", "~", "/")))
     return [n for n in dict.fromkeys(ids) if not Path(n).is_dir()]
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from latentctl.errors import UserError
 from latentctl.launch.observe import executor_of, handle_of, observe_one
-from latentctl.launch.preflight import told
 from latentctl.launch.start import start
-from latentctl.plan.preflight import Finding
 from latentctl.record.atomic import try_read_json
+from latentctl.record.findings import Finding
+from latentctl.record.paths import RunPaths
 from latentctl.runs.create import discard
 from latentctl.runs.view import RunView
 
@@ -69,7 +69,7 @@ def run_probe(
     yield from _findings(view, profile, known)
 
 
-def _wait(run: Any, say: Callable[[RunView], None], every: float) -> RunView:
+def _wait(run: RunPaths, say: Callable[[RunView], None], every: float) -> RunView:
     while True:
         view = observe_one(run)
         say(view)
@@ -92,7 +92,7 @@ def _findings(view: RunView, profile: ClusterProfile, known: Collection[Finding]
     yield from (Finding("error", "node", problem) for problem in node.get("problems") or [])
     if profile.gpus_per_node and not (node.get("torch") or {}).get("gpus") and job.plan.gpus_per_node:
         yield Finding("error", "node", "the job asked for a GPU, and torch sees none", "latentctl doctor")
-    seen = [told(row) for row in found.get("findings") or []]
+    seen = [Finding(**row) for row in found.get("findings") or []]
     news = [f for f in seen if f not in known]
     if len(news) < len(seen):
         yield Finding("ok", "node", f"{len(seen) - len(news)} of {len(seen)} findings are the same as here")

@@ -4,28 +4,14 @@ in."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from latentctl.plan.facts import ClusterFacts, Partition
+from latentctl.record.findings import Finding
 from latentctl.record.plan import JobPlan, Plan
 
 if TYPE_CHECKING:
     from latentctl.spec.cluster import ClusterProfile
-
-Level = Literal["ok", "warning", "error", "unknown"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of `latentctl check`. `unknown`: it could not be looked at from here."""
-
-    level: Level
-    where: str
-    message: str
-    hint: str | None = None
-    cluster: bool = False
-    """Slurm could not be reached, or refused: exit code 4."""
 
 
 def judge(plan: Plan, facts: ClusterFacts, profile: ClusterProfile) -> Iterator[Finding]:

@@ -53,16 +53,6 @@ def duration(seconds: float | None) -> str:
     return f"{s // 86400}d{s % 86400 // 3600:02d}h"
 
 
-def size(count: int) -> str:
-    """Bytes as `512 B`, `1.5 KiB`, `23.4 GiB`."""
-    value, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
-
-
 def number(value: Any) -> str:
     """A metric in few characters: four significant digits, thousands with commas."""
     if isinstance(value, bool) or value is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +95,13 @@ class SettledRuns:
         self._lines[view.run.id] = f"{json.dumps(head)}\t{json.dumps(view.dump())}"
         self._grown = True
 
-    def save(self, runs: Sequence[RunPaths]) -> None:
-        """Write what is new. `runs`: all that there are; others are forgotten. Of two commands at once the
-        later one wins, and the other's runs are read again. A folder that may not be written is let be."""
+    def save(self) -> None:
+        """Write what is new; runs that are gone are forgotten. Of two commands at once the later one wins,
+        and the other's runs are read again. A folder that may not be written is let be."""
         if not self._grown:
             return
-        kept = [self._lines[run.id] for run in runs if run.id in self._lines]
+        runs = self.path.parent
+        kept = [line for run, line in self._lines.items() if RunPaths(runs / run).plan.is_file()]
         with contextlib.suppress(OSError):
             write_text(self.path, "\n".join([self._header, *kept]) + "\n")
 

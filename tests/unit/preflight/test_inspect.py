@@ -164,3 +164,28 @@ def test_text_that_the_tokenizer_changes_is_found(tmp_path: Path, data: Path) ->
     (found,) = wrong(look(experiment(data, folder)))
     assert "come back otherwise from the tokenizer" in found.message
     assert "which becomes" in found.message
+
+
+@pytest.mark.parametrize(
+    ("rollout", "engine", "held"),
+    [
+        ({}, "transformers", {"KV cache"}),
+        ({}, "vllm", {"KV cache", "engine"}),
+        ({"processes": 1}, "transformers", set()),
+    ],
+)
+def test_memory_of_a_trainer_with_rollouts(
+    tiny: Path, data: Path, rollout: dict[str, int], engine: str, held: set[str]
+) -> None:
+    """What generates in another process takes no memory of a trainer, and is no trainer."""
+    grpo = {"group_size": 2, "engine": engine, "rewards": {"correctness": 1.0}, "rollout": rollout}
+    stages = [{"name": "rl", "method": "grpo", "grpo": grpo}]
+    tasks = 3 if rollout else 2
+    recipe = experiment(data, tiny, stages=stages, resources={"gpus": tasks}, train={"steps": 2, "batch": 8})
+    (row,) = look(recipe).stages
+    parts = row["memory"]
+    assert set(parts) - {"weights", "gradients", "optimizer", "buffers", "activations", "logits"} == held
+    alone = experiment(
+        data, tiny, stages=[{"method": "sft"}], resources={"gpus": 2}, train={"steps": 2, "batch": 8}
+    )
+    assert parts["optimizer"] == look(alone).stages[0]["memory"]["optimizer"]

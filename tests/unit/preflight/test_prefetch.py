@@ -3,6 +3,7 @@ offline jobs."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from hub_server import Hub, serving
 from preflight_world import model, rows
 
+from jobs.preflight.cached import whole
 from tests.answers import checked
 
 RECIPE = """\
@@ -97,6 +99,16 @@ def test_what_was_fetched_is_enough_without_a_network(world: World) -> None:
     )
     assert "succeeded" in done.stderr
     assert len(world.hub.asked) == asked, "jobs asked the Hub"
+
+
+def test_a_download_that_lacks_a_shard_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}})
+    )
+    (tmp_path / "1.safetensors").touch()
+    assert not whole(tmp_path)
+    (tmp_path / "2.safetensors").touch()
+    assert whole(tmp_path)
 
 
 def test_a_second_time_fetches_nothing(world: World) -> None:

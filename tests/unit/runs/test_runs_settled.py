@@ -49,7 +49,7 @@ def remember(run: RunPaths) -> None:
     known = SettledRuns(run.root.parent)
     signed = sign(run)
     known.add(view.load(run), [run.id, "as it wäs\u2028\t"], signed)
-    known.save([run])
+    known.save()
 
 
 def recall(run: RunPaths) -> Settled | None:
@@ -111,7 +111,7 @@ def test_a_run_that_is_gone_is_forgotten_with_the_next_writing(tmp_path: Path) -
     known = SettledRuns(tmp_path)
     known.add(view.load(second), [], sign(second))
     first.plan.unlink()
-    known.save([second])
+    known.save()
     assert first.id not in (tmp_path / ".settled").read_text()
     assert recall(first) is None
 
