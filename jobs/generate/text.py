@@ -1,4 +1,4 @@
-"""From token ids to text while they come, and where a marker falls in them."""
+"""From token ids to text while they come, where a marker falls in them, and which ids end an answer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ _UNFINISHED = "�"  # what decoding shows of a character whose bytes have not a
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of generated ids, special tokens shown (a marker may be one), spaces untouched."""
     return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends an answer: of the generation config, the model's config and the tokenizer."""
+    found: set[int] = set()
+    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
+        value = getattr(holder, "eos_token_id", None)
+        found.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
+    return frozenset(found)
 
 
 class Stream:

@@ -24,6 +24,7 @@ from jobs.generate.runner import Runner
 from jobs.generate.sampling import Knobs, draw
 from jobs.generate.score import entropies, score
 from jobs.generate.spans import Spans
+from jobs.generate.text import eos_ids
 from jobs.generate.thoughts import misfit, window
 from jobs.generate.tree import Judge, TreeSearch
 from jobs.generate.weights import Source, check, copy_into, shapes, stream
@@ -167,15 +168,6 @@ class TransformersEngine(Holding):
 
     def close(self) -> None:
         self.runner.reset()
-
-
-def eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends an answer: of the generation config, the model's config and the tokenizer."""
-    found: set[int] = set()
-    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
-        value = getattr(holder, "eos_token_id", None)
-        found.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
-    return frozenset(found)
 
 
 class Seen(NamedTuple):

@@ -23,8 +23,8 @@ import torch
 from jobs.generate.admission import sorted_out, total, unfit
 from jobs.generate.protocol import EngineInfo, Request, Sample, StopCause
 from jobs.generate.score import Item
+from jobs.generate.text import eos_ids
 from jobs.generate.thoughts import misfit
-from jobs.generate.transformers_engine import eos_ids
 from jobs.generate.vllm_args import Devices, Loading, Room, engine_args, environment
 from jobs.generate.vllm_plugin import wire
 from jobs.generate.vllm_requests import NO_PLACEHOLDER, Followed, Turn

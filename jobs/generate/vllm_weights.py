@@ -15,7 +15,7 @@ from transformers import AutoConfig, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from jobs.generate import weight_files
-from jobs.generate.transformers_engine import eos_ids
+from jobs.generate.text import eos_ids
 from jobs.generate.vllm_args import Loading
 from jobs.generate.vllm_plugin import FAMILIES
 from jobs.generate.weights import shapes_of

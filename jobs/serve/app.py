@@ -20,7 +20,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.utils.system_utils import set_ulimit
 
-from jobs.generate.transformers_engine import eos_ids
+from jobs.generate.text import eos_ids
 from jobs.serve.admission import Admission
 from jobs.serve.client import LatentLLM
 from jobs.serve.engine import arguments, check_fits, config_of, plugin

@@ -79,11 +79,16 @@ def devbox() -> Iterator[box.Status]:
         box.down(folder, wipe=True)
 
 
+def own_daemons_only() -> None:
+    """Skip a test that kills daemons where they are not the tests' own."""
+    if os.environ.get("LATENTCTL_TEST_DEVBOX"):
+        pytest.skip("daemons of a devbox that is not the tests' own are left alone")
+
+
 @pytest.fixture
 def up_again(devbox: box.Status) -> Iterator[Callable[..., None]]:
     """up_again(nodes=...): `devbox up` on the tests' own box; it is whole again after the test."""
-    if os.environ.get("LATENTCTL_TEST_DEVBOX"):
-        pytest.skip("daemons of a devbox that is not the tests' own are left alone")
+    own_daemons_only()
 
     def up(*, nodes: int | None = None) -> None:
         box.up(devbox.folder, nodes=nodes, port=None, install=False)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import own_daemons_only
 
 from latentctl.launch import devbox as box
 from tests.e2e.conftest import REPO, Cli, make_cli, processes_of, wait_until
@@ -117,8 +118,7 @@ def kill_all(cli: Cli, run: Path, devbox: box.Status) -> None:
 
 def slurmd_killed(cli: Cli, run: Path, devbox: box.Status) -> None:
     """Its node is given up after a while and the job starts elsewhere, while the old step still lives."""
-    if os.environ.get("LATENTCTL_TEST_DEVBOX"):
-        pytest.skip("daemons of a devbox that is not the tests' own are left alone")
+    own_daemons_only()
     old = worker(run, 0)
     os.kill(int((devbox.folder / "run" / f"slurmd.{node_of(cli, run)}.pid").read_text()), signal.SIGKILL)
     try:

@@ -11,7 +11,7 @@ from jobs.generate.trace import Trace
 from jobs.latent.actions import Actions, pack_actions, stores_inputs
 from jobs.latent.knobs import CAUSES, Row
 from jobs.latent.state import State
-from jobs.latent.step import Draw, Mix
+from jobs.latent.step import Draw, Mix, Step
 
 
 class Record(NamedTuple):
@@ -26,6 +26,13 @@ class Record(NamedTuple):
     """After the step; its window is left out."""
     x: Tensor | None
     """(N, d) what the position is fed; None: `thought` says it all."""
+
+    @staticmethod
+    def of(out: Step, state: State, x: Tensor | None) -> Record:
+        """In types that need less room."""
+        thought = out.thought
+        small = thought._replace(ids=thought.ids.int(), weights=thought.weights.float(), x=thought.x.float())
+        return Record(out.latent, out.cause, small, state._replace(window=state.window[:, :0]), x)
 
 
 class Ledger:

@@ -252,9 +252,7 @@ class Slots:
             said = values if at is None else values[at]
             _put(ids, at, token)
             _put(values, at, torch.where(forced, made.logp, said))
-        record = Record(
-            out.latent, out.cause, _small(out.thought), _without_window(state), self._kept(out.x, group)
-        )
+        record = Record.of(out, state, self._kept(out.x, group))
         for row, one in enumerate(group.held):
             one.ledger.add(record, row)
         self._tell(state, group.held)
@@ -389,14 +387,6 @@ class Slots:
 def _client(id: str) -> str:
     """vLLM appends a dash and eight characters to the ids of its clients."""
     return id[:-9] if id[-9:-8] == "-" else id
-
-
-def _without_window(state: State) -> State:
-    return state._replace(window=state.window[:, :0])
-
-
-def _small(thought: Any) -> Any:
-    return thought._replace(ids=thought.ids.int(), weights=thought.weights.float(), x=thought.x.float())
 
 
 def _put(whole: Tensor, at: Tensor | None, values: Tensor) -> None:

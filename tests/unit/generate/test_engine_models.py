@@ -9,7 +9,8 @@ import torch
 from engine_harness import VOCAB, NumberTokenizer, ask, by_key, tiny
 
 from jobs.generate.protocol import Request
-from jobs.generate.transformers_engine import TransformersEngine, eos_ids
+from jobs.generate.text import eos_ids
+from jobs.generate.transformers_engine import TransformersEngine
 
 pytestmark = pytest.mark.heavy
 FAMILIES = ["gpt2", "llama", "qwen3", "qwen2", "mistral-sliding", "qwen2-mixed"]
