@@ -143,3 +143,13 @@ def processes_of(run: str, word: str = "") -> list[int]:
             if run in line and word in line and int(entry.name) != os.getpid():
                 found.append(int(entry.name))
     return found
+
+
+def worker_of(run: Path, rank: int) -> int:
+    """One rank of a run that is under way here: the first such process, as children have its environment."""
+    said = f"\0RANK={rank}\0".encode()
+    return next(
+        pid
+        for pid in processes_of(str(run), "jobs.worker")
+        if said in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
+    )

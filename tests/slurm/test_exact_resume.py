@@ -18,7 +18,7 @@ import pytest
 from conftest import own_daemons_only
 
 from latentctl.launch import devbox as box
-from tests.e2e.conftest import REPO, Cli, make_cli, processes_of, wait_until
+from tests.e2e.conftest import REPO, Cli, make_cli, processes_of, wait_until, worker_of
 from tests.e2e.drills import assert_same, recipe, under_way
 
 pytestmark = [pytest.mark.slow]
@@ -57,16 +57,6 @@ def sh(cli: Cli, *words: str) -> None:
     subprocess.run(words, env=cli.env, check=True, capture_output=True)
 
 
-def worker(run: Path, rank: int) -> int:
-    mark = f"\0RANK={rank}\0".encode()
-    found = [
-        pid
-        for pid in processes_of(str(run), "jobs.worker")
-        if mark in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
-    ]
-    return found[0]
-
-
 def entry(run: Path) -> int:
     return int(json.loads(sorted(run.glob("jobs/*/attempts/*/attempt.json"))[-1].read_text())["pid"])
 
@@ -86,16 +76,16 @@ def requeue(cli: Cli, run: Path, devbox: box.Status) -> None:
 
 
 def kill_rank_0(cli: Cli, run: Path, devbox: box.Status) -> None:
-    os.kill(worker(run, 0), signal.SIGKILL)
+    os.kill(worker_of(run, 0), signal.SIGKILL)
 
 
 def kill_rank_1(cli: Cli, run: Path, devbox: box.Status) -> None:
-    os.kill(worker(run, 1), signal.SIGKILL)
+    os.kill(worker_of(run, 1), signal.SIGKILL)
 
 
 def kill_generator(cli: Cli, run: Path, devbox: box.Status) -> None:
     """In the middle of a rollout, mostly."""
-    os.kill(worker(run, 2), signal.SIGKILL)
+    os.kill(worker_of(run, 2), signal.SIGKILL)
 
 
 def kill_batch_script(cli: Cli, run: Path, devbox: box.Status) -> None:
@@ -119,7 +109,7 @@ def kill_all(cli: Cli, run: Path, devbox: box.Status) -> None:
 def slurmd_killed(cli: Cli, run: Path, devbox: box.Status) -> None:
     """Its node is given up after a while and the job starts elsewhere, while the old step still lives."""
     own_daemons_only()
-    old = worker(run, 0)
+    old = worker_of(run, 0)
     os.kill(int((devbox.folder / "run" / f"slurmd.{node_of(cli, run)}.pid").read_text()), signal.SIGKILL)
     try:
         wait_until(lambda: len(list(run.glob("jobs/*/attempts/*"))) > 1, 120)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import REPO, TINY, Cli, losses, processes_of, wait_until
+from tests.e2e.conftest import REPO, TINY, Cli, losses, wait_until, worker_of
 
 pytestmark = [pytest.mark.heavy]
 
@@ -73,8 +73,7 @@ def test_a_stopped_rank_is_named_and_the_next_attempt_has_the_same_losses(cli: C
         lambda: any(len(p.read_text().splitlines()) > 12 for p in cli.runs.glob(metrics)), 120, every=0.02
     )
     run = next(cli.runs.glob("stuck-*"))
-    (third,) = [p for p in processes_of(str(run), "jobs.worker") if b"\0RANK=2\0" in environment_of(p)]
-    os.kill(third, signal.SIGSTOP)
+    os.kill(worker_of(run, 2), signal.SIGSTOP)
     wait_until(lambda: cli("status", run.name, "--exit-code", code=None).code == 0, 240, every=1)
     first, second = two_ends(run)
     assert (first["exit"], first["class"], first["rank"], second["exit"]) == (
@@ -97,7 +96,3 @@ def two_ends(run: Path) -> list[dict[str, Any]]:
 
     wait_until(lambda: len(found()) == 2, 30)
     return [json.loads(path.read_text()) for path in found()]
-
-
-def environment_of(pid: int) -> bytes:
-    return b"\0" + Path(f"/proc/{pid}/environ").read_bytes()

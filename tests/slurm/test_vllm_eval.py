@@ -4,6 +4,8 @@ sample."""
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import REPO, Cli, make_cli, wait_until
+from tests.e2e.conftest import REPO, Cli, make_cli, wait_until, worker_of
 
 pytestmark = [
     pytest.mark.vllm,
@@ -60,9 +62,19 @@ def test_two_nodes_share_an_evaluation_that_survives_a_requeue(cli: Cli) -> None
     run = cli.run_dir("wide-")
     stage, attempts = run / "jobs/eval/stages/eval", run / "jobs/eval/attempts"
     parts = [stage / "samples" / f"rank-{rank:05d}.jsonl" for rank in range(2)]
+    held: set[int] = set()
+
+    def both_held() -> bool:
+        """Whoever has some samples stands still until the requeue: one may be ready long before the other."""
+        for rank, part in enumerate(parts):
+            if rank not in held and len(rows(part)) > 4:
+                os.kill(worker_of(run, rank), signal.SIGSTOP)
+                held.add(rank)
+        return len(held) == 2
+
     try:
         ended = attempts / "1/end.json"
-        wait_until(lambda: ended.exists() or all(len(rows(p)) > 4 for p in parts), 240, every=0.05)
+        wait_until(lambda: ended.exists() or both_held(), 240, every=0.05)
         assert not ended.exists(), cli("logs", run.name, "--rank", "all").out[-4000:]
         slurm_id = json.loads((attempts / "1/attempt.json").read_text())["id"]
         subprocess.run(["scontrol", "requeue", str(slurm_id)], env=cli.env, check=True)
