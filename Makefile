@@ -10,6 +10,9 @@ PINS := -c constraints.txt torch==2.13.0
 # vLLM's CPU build for the tests is for x86_64 alone; elsewhere they skip.
 VLLM := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(VENV)/.vllm,no-vllm)
 
+# Two at once, each with daemons or engines of its own. By name: else the files of one long test come last.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: help quickstart test test-vllm test-slow test-soak lint bench install slurm browser no-vllm clean
 
 help:
@@ -27,11 +30,11 @@ quickstart: $(VENV)/.train
 
 test: $(VENV)/.dev $(VLLM) slurm browser lint
 	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --durations=10 tests/unit tests/e2e tests/web
-	$(BIN)/python -m pytest -m "not slow" --durations=10 tests/slurm
+	$(BIN)/python -m pytest -m "not slow" $(TWO) --durations=10 tests/slurm
 	$(MAKE) test-vllm
 
 test-vllm: $(VENV)/.dev $(VLLM)
-	tests/vllm/run $(BIN)/python -m "not slow" --durations=10
+	tests/vllm/run $(BIN)/python -m "not slow" $(TWO) --durations=10
 
 test-slow: $(VENV)/.dev $(VLLM) slurm browser
 	$(BIN)/python -m pytest -m slow --ignore=tests/vllm --ignore=tests/soak

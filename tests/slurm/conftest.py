@@ -42,8 +42,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _free_ports() -> int:
-    """First of a block of ports that nobody listens on."""
-    for base in range(21000, 30000, 50):
+    """First of a block of ports that nobody listens on, nor will another of pytest's workers."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for base in range(21000 + 50 * worker, 30000, 500):
         try:
             for port in (*range(base, base + 3), *range(base + 11, base + 15)):
                 with socket.socket() as s:

@@ -95,7 +95,8 @@ def test_a_probe_that_fails_is_kept_and_told(cli: Cli, recipe: str, tmp_path: Pa
 
 def test_ctrl_c_takes_the_probe_back(cli: Cli, recipe: str) -> None:
     process = cli.start("check", recipe, "--cluster", "devbox", "--deep")
-    wait_until(lambda: any(cli.runs.glob("probe-*/journal/*")), 60)
+    submitted = '"event": "submitted"'  # before that Ctrl-C leaves no run
+    wait_until(lambda: any(submitted in p.read_text() for p in cli.runs.glob("probe-*/journal/*")), 60)
     process.send_signal(2)
     process.communicate(timeout=60)
     (run,) = cli.runs.glob("probe-*")

@@ -48,10 +48,13 @@ def test_usr2_requeues_a_training_that_resumes_with_the_same_losses(cli: Cli) ->
         lambda: any(len(p.read_text().splitlines()) > 5 for p in cli.runs.glob(metrics)), 120, every=0.02
     )
     run = next(cli.runs.glob("broken-*"))
+    held = worker_of(run, 0)
+    os.kill(held, signal.SIGSTOP)  # it takes seconds in all: it waits here for what is asked about it
     (entry,) = [r for r in cli("status", run.name, "--json").json["data"]["runs"]]
     slurm_id = json.loads(next(run.glob("jobs/*/attempts/1/attempt.json")).read_text())["id"]
     assert entry["state"] == "running"
     subprocess.run(["scancel", "--signal=USR2", str(slurm_id)], env=cli.env, check=True)
+    os.kill(held, signal.SIGCONT)
     end = time.monotonic() + 200
     while cli("status", run.name, "--exit-code", code=None).code != 0:
         assert time.monotonic() < end, cli("show", run.name).out
