@@ -21,7 +21,8 @@ class Probe:
 
     def run(self) -> dict[str, Any]:
         """What `jobs.preflight.inspect` finds, and `machine`: host, GPUs, free space, versions."""
-        found = preflight({"recipe": self.settings.recipe, "data_dir": self.ctx.data_dir, "here": True})
+        payload = {"recipes": [self.settings.recipe], "data_dir": self.ctx.data_dir, "here": True}
+        (found,) = preflight(payload)["points"]
         return {**found, "machine": doctor.run({}) | {"free": _free(self.ctx)}}
 
 

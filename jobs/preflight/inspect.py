@@ -57,22 +57,23 @@ class Inspection:
 
 
 def run(payload: dict[str, Any]) -> dict[str, Any]:
-    """{"recipe": Experiment dump, "data_dir", "gpu_mb": int | None, "here": bool}.
+    """{"recipes": [Experiment dump], "data_dir", "gpu_mb": int | None, "here": bool}.
 
-    `here`: the jobs run on this machine, whose GPUs count where `gpu_mb` is None. Gives {"findings": [Finding
-    as a mapping], "stages": [{stage, memory, checkpoint, ...}], "disk": bytes}.
+    `here`: the jobs run on this machine, whose GPUs count where `gpu_mb` is None. Gives {"points": [...]}, of
+    each recipe {"findings": [Finding as a mapping], "stages": [{stage, memory, checkpoint, ...}], "disk":
+    bytes}.
     """
     gpu_mb = payload.get("gpu_mb") or (_gpu_mb() if payload.get("here") else None)
-    found = inspect(
-        Experiment.model_validate(payload["recipe"]),
-        data_dir=payload.get("data_dir"),
-        gpu_bytes=gpu_mb * 2**20 if gpu_mb else None,
-    )
-    return {
-        "findings": [asdict(f) for f in found.findings],
-        "stages": found.stages,
-        "disk": found.disk,
-    }
+    points = []
+    for recipe in payload["recipes"]:
+        found = inspect(
+            Experiment.model_validate(recipe),
+            data_dir=payload.get("data_dir"),
+            gpu_bytes=gpu_mb * 2**20 if gpu_mb else None,
+        )
+        findings = [asdict(f) for f in found.findings]
+        points.append({"findings": findings, "stages": found.stages, "disk": found.disk})
+    return {"points": points}
 
 
 def inspect(experiment: Experiment, *, data_dir: str | None, gpu_bytes: int | None) -> Inspection:

@@ -47,8 +47,8 @@ def check(
 
     Plugins that a recipe names are imported. Exit code 2 if anything is wrong. With --cluster one recipe is
     held against the live cluster: partition, account, qos and limits, paths and free space, weights,
-    tokenizer and chat template, rows, GPU memory. Exit code 1 if it would not run, 4 if Slurm does not
-    answer or refuses.
+    tokenizer and chat template, rows, GPU memory; of a sweep every kind of its points. Exit code 1 if it
+    would not run, 4 if Slurm does not answer or refuses.
 
     Example: latentctl check qwen3-aime.yaml --cluster mycluster --deep
     """

@@ -50,7 +50,7 @@ def quick(recipe: LoadedRecipe, profile: ClusterProfile, runs_dir: Path) -> None
     """Before a submission: warnings are told, errors refuse it. Raises UserError."""
     from latentctl.launch import preflight
 
-    found = list(preflight.quick(recipe.points[0].experiment, profile, runs_dir))
+    found = list(preflight.quick((p.experiment for p in recipe.points), profile, runs_dir))
     wrong = [Problem(f.message, f.where, hint=f.hint) for f in found if f.level == "error"]
     if wrong:
         raise UserError(problems=wrong)

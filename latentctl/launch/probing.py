@@ -93,7 +93,8 @@ def _findings(view: RunView, profile: ClusterProfile, known: Collection[Finding]
     if profile.gpus_per_node and not (node.get("torch") or {}).get("gpus") and job.plan.gpus_per_node:
         yield Finding("error", "node", "the job asked for a GPU, and torch sees none", "latentctl doctor")
     seen = [Finding(**row) for row in found.get("findings") or []]
-    news = [f for f in seen if f not in known]
+    said = {(f.level, f.message) for f in known}  # of several kinds of points `where` says which
+    news = [f for f in seen if (f.level, f.message) not in said]
     if len(news) < len(seen):
         yield Finding("ok", "node", f"{len(seen) - len(news)} of {len(seen)} findings are the same as here")
     yield from (Finding(f.level, f"on the node: {f.where}", f.message, f.hint) for f in news)

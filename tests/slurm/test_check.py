@@ -68,6 +68,20 @@ def test_what_the_profile_and_the_cluster_would_never_run(cli: Cli, recipe: str,
     assert ("job sft", "asks for 3 h 00; debug allows 1 h 00") in wrong(findings)
 
 
+@pytest.mark.heavy
+def test_of_a_sweep_the_points_that_would_never_run_are_named(cli: Cli, recipe: str) -> None:
+    text = (cli.folder / recipe).read_text()
+    (cli.folder / recipe).write_text(
+        text + "sweep: {grid: {resources.nodes: [1, 9, 99], train.lr: [1e-3, 1e-4]}}\n"
+    )
+    found = check(cli, recipe, code=1)
+    assert wrong(found) == [
+        (f"job sft (resources.nodes={n})", f"asks for {n} nodes; debug gives at most 4") for n in (9, 99)
+    ]
+    (fits,) = [f["where"] for f in found if f["message"].startswith("fits debug")]
+    assert fits == "job sft (resources.nodes=1)"
+
+
 def test_what_the_node_finds_otherwise_is_told(cli: Cli, recipe: str, tmp_path: Path) -> None:
     """Data that only this machine has: on the nodes of the devbox, which are this machine, a job removes it
     first."""

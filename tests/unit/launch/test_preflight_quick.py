@@ -20,7 +20,7 @@ def profile(**more: Any) -> ClusterProfile:
 
 def found(runs: Path, of: ClusterProfile, model: str = "lab/tiny") -> list[Finding]:
     recipe = {"name": "tiny", "model": model, "dataset": "gsm8k", "stages": ["sft"]}
-    return list(preflight.quick(load_mapping(recipe).points[0].experiment, of, runs))
+    return list(preflight.quick([p.experiment for p in load_mapping(recipe).points], of, runs))
 
 
 @pytest.fixture(autouse=True)
