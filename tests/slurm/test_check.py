@@ -28,10 +28,9 @@ def recipe(cli: Cli, tmp_path: Path) -> str:
     return "sums.yaml"
 
 
-def check(cli: Cli, recipe: str, *args: str, code: int = 0) -> list[dict[str, Any]]:
-    return cli("check", recipe, "--cluster", "devbox", "--json", *args, code=code, timeout=200).json["data"][
-        "findings"
-    ]
+def check(cli: Cli, recipe: str, *args: str, on: str = "devbox", code: int = 0) -> list[dict[str, Any]]:
+    done = cli("check", recipe, "--cluster", on, "--json", *args, code=code, timeout=200)
+    return done.json["data"]["findings"]
 
 
 def wrong(findings: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -50,36 +49,39 @@ def test_a_recipe_that_fits_and_the_same_from_a_node(cli: Cli, recipe: str) -> N
     assert not any(cli.runs.glob("probe-*")), "a probe that went well leaves nothing"
 
 
-def test_what_the_profile_and_the_cluster_would_never_run(cli: Cli, recipe: str, tmp_path: Path) -> None:
+@pytest.fixture
+def generous(tmp_path: Path) -> str:
+    """A profile that allows more time than the partition does."""
+    text = "name: generous\nexecutor: slurm\npartition: debug\naccount: lab\n"
+    text += "max_time: 1d\ntime: 30m\nmax_nodes: 4\n"
+    (tmp_path / "generous.yaml").write_text(text)
+    return str(tmp_path / "generous.yaml")
+
+
+def test_what_the_profile_and_the_cluster_would_never_run(cli: Cli, recipe: str, generous: str) -> None:
     (found,) = wrong(check(cli, recipe, "--set", "resources.time=3h", code=1))
     assert found == ("stages.sft.resources.time", "3h asked, at most 1h allowed")
-    generous = "name: generous\nexecutor: slurm\npartition: debug\naccount: lab\nmax_time: 1d\ntime: 30m\n"
-    (tmp_path / "generous.yaml").write_text(generous)
-    args = (
-        "check",
-        recipe,
-        "--cluster",
-        str(tmp_path / "generous.yaml"),
-        "--set",
-        "resources.time=3h",
-        "--json",
-    )
-    findings = cli(*args, code=1).json["data"]["findings"]
+    findings = check(cli, recipe, "--set", "resources.time=3h", on=generous, code=1)
     assert ("job sft", "asks for 3 h 00; debug allows 1 h 00") in wrong(findings)
 
 
 @pytest.mark.heavy
-def test_of_a_sweep_the_points_that_would_never_run_are_named(cli: Cli, recipe: str) -> None:
-    text = (cli.folder / recipe).read_text()
-    (cli.folder / recipe).write_text(
-        text + "sweep: {grid: {resources.nodes: [1, 9, 99], train.lr: [1e-3, 1e-4]}}\n"
-    )
-    found = check(cli, recipe, code=1)
-    assert wrong(found) == [
-        (f"job sft (resources.nodes={n})", f"asks for {n} nodes; debug gives at most 4") for n in (9, 99)
+def test_of_a_sweep_the_points_that_would_never_run_are_named(cli: Cli, recipe: str, generous: str) -> None:
+    """By the profile (nodes), and by the partition (time)."""
+    text = (cli.folder / recipe).read_text().replace("batch: 2", "batch: 9")
+    grid = "{resources.nodes: [1, 9], resources.time: [10m, 3h], train.lr: [1e-3, 1e-4]}"
+    (cli.folder / recipe).write_text(f"{text}sweep: {{grid: {grid}}}\n")
+    found = check(cli, recipe, on=generous, code=1)
+    _, *of_points = wrong(found)  # the first is of the profile itself
+    assert of_points == [
+        ("job sft (resources.nodes=1, resources.time=3h)", "asks for 3 h 00; debug allows 1 h 00"),
+        (
+            "stages.sft.resources.nodes (resources.nodes=9, resources.time=10m and 1 more)",
+            "9 nodes asked, at most 4 allowed",
+        ),
     ]
     (fits,) = [f["where"] for f in found if f["message"].startswith("fits debug")]
-    assert fits == "job sft (resources.nodes=1)"
+    assert fits == "job sft (resources.nodes=1, resources.time=10m)"
 
 
 def test_what_the_node_finds_otherwise_is_told(cli: Cli, recipe: str, tmp_path: Path) -> None:
