@@ -51,22 +51,30 @@ def run_probe(
     """Submit it, wait for it, tell what it found otherwise than what is `known`; a run that went well is
     removed. `say` sees it now and then.
 
-    Whatever interrupts the wait takes the job back. Raises UserError where it cannot be submitted.
+    Whatever interrupts this takes the job back. Raises UserError where it cannot be submitted.
     """
     from latentctl.spec.load import load_mapping
 
     loaded = load_mapping(recipe_of(recipe), [], "latentctl check --deep")
-    started = start(loaded.points[0], profile, runs_dir, loaded.recipe_bytes, rerun=True)
-    yield from (Finding("warning", "probe", p.message, p.hint) for p in started.findings)
+    submitted: list[RunPaths] = []
     try:
+        started = start(
+            loaded.points[0], profile, runs_dir, loaded.recipe_bytes, rerun=True, published=submitted.append
+        )
+        yield from (Finding("warning", "probe", p.message, p.hint) for p in started.findings)
         view = _wait(started.run, say, _POLL_S[profile.executor])
     except BaseException:
-        last = observe_one(started.run)
-        handles = [h for job in last.jobs if (h := handle_of(job)) is not None]
-        with contextlib.suppress(UserError):
-            executor_of(last.plan).cancel(started.run, handles)
+        for run in submitted:
+            _take_back(run)
         raise
     yield from _findings(view, profile, known)
+
+
+def _take_back(run: RunPaths) -> None:
+    last = observe_one(run)
+    handles = [h for job in last.jobs if (h := handle_of(job)) is not None]
+    with contextlib.suppress(UserError):
+        executor_of(last.plan).cancel(run, handles)
 
 
 def _wait(run: RunPaths, say: Callable[[RunView], None], every: float) -> RunView:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +110,28 @@ def test_a_probe_that_fails_is_kept_and_told(cli: Cli, recipe: str, tmp_path: Pa
     assert cli("explain", run.name, code=None).code in (0, 1)
 
 
-def test_ctrl_c_takes_the_probe_back(cli: Cli, recipe: str) -> None:
+@pytest.mark.parametrize("moment", ["submitted", "waited for"])
+def test_ctrl_c_takes_the_probe_back(cli: Cli, recipe: str, moment: str) -> None:
     process = cli.start("check", recipe, "--cluster", "devbox", "--deep")
-    submitted = '"event": "submitted"'  # before that Ctrl-C leaves no run
-    wait_until(lambda: any(submitted in p.read_text() for p in cli.runs.glob("probe-*/journal/*")), 60)
+    if moment == "submitted":
+        submitted = '"event": "submitted"'  # before that there is no job
+        wait_until(lambda: any(submitted in p.read_text() for p in cli.runs.glob("probe-*/journal/*")), 60)
+    else:
+        assert process.stderr is not None
+        assert any(line.startswith("probe probe-") for line in process.stderr)
     process.send_signal(2)
     process.communicate(timeout=60)
-    (run,) = cli.runs.glob("probe-*")
-    wait_until(
-        lambda: cli("status", run.name, "--json").json["data"]["runs"][0]["state"] != "running", 60, every=1
-    )
-    assert cli("status", run.name, "--json").json["data"]["runs"][0]["state"] in ("cancelled", "succeeded")
+    assert process.returncode == 130
+
+    def jobs() -> str:
+        return subprocess.run(["squeue", "-h", "-o", "%j"], capture_output=True, text=True, check=True).stdout
+
+    wait_until(lambda: "probe-" not in jobs(), 60, every=0.5)
+    for run in cli.runs.glob("probe-*"):
+        assert cli("status", run.name, "--json").json["data"]["runs"][0]["state"] in (
+            "cancelled",
+            "succeeded",
+        )
 
 
 def test_slurm_that_does_not_answer_is_code_4(cli: Cli, recipe: str) -> None:
