@@ -15,7 +15,6 @@ from latentctl.errors import UserError
 from latentctl.launch import arrays
 from latentctl.launch.protocol import Batch
 from latentctl.record.journal import read
-from latentctl.record.states import fold
 
 CHAIN = [JOB, replace(JOB, name="score", stages=["score"], after=["train"], role="eval")]
 
@@ -133,8 +132,8 @@ def test_a_refusal_takes_back_what_was_accepted_before(make_run, queue) -> None:
         lambda: sweep.folder.name not in subprocess.run(listed, capture_output=True, text=True).stdout,
         what="the end of what was accepted",
     )
-    for run in sweep.runs:
-        assert fold(read(run.paths.journal), "train")[0] == "cancelled"
+    for run in sweep.runs:  # one that had begun may have said so a moment later
+        assert "cancelled" in run.events("train")
 
 
 def test_only_what_is_left_is_submitted_again(make_run) -> None:
