@@ -135,7 +135,7 @@ def attempts(job: JobView) -> str:
             [
                 str(at.number),
                 (at.started or "-")[:19].replace("T", " "),
-                duration(at.seconds) if at.exit or end == "running" else "-",
+                duration(at.seconds) if at.ended or end == "running" else "-",
                 at.host or "-",
                 str(at.id or "-"),
                 end,

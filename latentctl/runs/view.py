@@ -200,13 +200,14 @@ def _job(
 ) -> JobView:
     paths = run.job(job.name)
     state, attempt, _ = fold(events, job.name)
-    found = [_attempt(paths, a.number) for a in paths.attempts()]
+    result = try_read_json(paths.result)
+    finished = result.get("attempt") if result else None
+    found = [_attempt(paths, a.number, finished) for a in paths.attempts()]
     seconds = lengths([(a.started, a.ended) for a in found])
     attempts = [replace(a, seconds=s) for a, s in zip(found, seconds, strict=True)]
     attempt = max([attempt, *(a.number for a in attempts)])
     handle = ledger.last_submission(events, job.name)
     heartbeat = try_read_json(paths.heartbeat)
-    result = try_read_json(paths.result)
     fact = facts.get((run.id, job.name, str(handle["id"]))) if facts and handle else None
     mine = heartbeat if heartbeat and heartbeat.get("attempt") == attempt else None
     verdict = judge(
@@ -227,7 +228,8 @@ def _job(
     )
 
 
-def _attempt(paths: JobPaths, number: int) -> AttemptView:
+def _attempt(paths: JobPaths, number: int, finished: int | None) -> AttemptView:
+    """`finished`: whose the job's result is; that attempt's end may be written a moment later."""
     at = paths.attempt(number)
     info = try_read_json(at.info) or {}
     end = try_read_json(at.end) or {}
@@ -235,7 +237,7 @@ def _attempt(paths: JobPaths, number: int) -> AttemptView:
         number=number,
         started=info.get("time"),
         ended=end.get("time"),
-        exit=end.get("exit"),
+        exit=end.get("exit", "succeeded" if number == finished else None),
         kind=end.get("class"),
         message=end.get("message"),
         evidence=list(end.get("evidence") or []),

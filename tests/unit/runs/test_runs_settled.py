@@ -69,6 +69,17 @@ def test_a_finished_run_is_remembered_as_it_was_shown(tmp_path: Path) -> None:
     assert found.dump() == view.load(run).dump()
 
 
+def test_an_attempt_whose_result_is_there_has_succeeded_before_it_says_so(tmp_path: Path) -> None:
+    """The result is the worker's, the end the entry's, which it writes a moment later."""
+    run = make(tmp_path, end="running")
+    first, second = view.load(run).jobs
+    assert ([a.exit for a in first.attempts], first.state) == (["succeeded"], "succeeded")
+    assert [a.exit for a in second.attempts] == [None]
+    write_json(run.job("second").result, {"attempt": 1, "stages": {}})
+    write_json(run.job("second").attempt(2).info, {"host": "elsewhere", "time": now()})
+    assert [a.exit for a in view.load(run).jobs[1].attempts] == ["succeeded", None]
+
+
 @pytest.mark.parametrize("end", ["running", "failed", "lost"])
 def test_what_may_still_change_is_not_remembered(tmp_path: Path, end: str) -> None:
     run = make(tmp_path, executor="slurm", end=end)  # a failed job of Slurm can be queued again by hand
