@@ -29,6 +29,15 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def model_outputs(real_data: Path) -> Path:
+    """What models answered, with their authors' verdicts; skips where there is none."""
+    folder = real_data / "model_outputs"
+    if not folder.is_dir():
+        pytest.skip(f"no real model outputs here: {folder}")
+    return folder
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Skips are easily overlooked; missing Slurm must not be."""
     skipped = terminalreporter.stats.get("skipped", [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,16 +133,14 @@ def _live(profile: ClusterProfile) -> Callable[[Plan], Iterator[Finding]] | None
         facts = client.facts()
     except SlurmError:
         return None
-    answers: dict[tuple[str, ...], SlurmError | None] = {}
 
-    def answer(words: tuple[str, ...]) -> SlurmError | None:
-        if words not in answers:
-            try:
-                client.test_only(words)
-                answers[words] = None
-            except SlurmError as error:
-                answers[words] = error
-        return answers[words]
+    @cache
+    def refusal(words: tuple[str, ...]) -> SlurmError | None:
+        try:
+            client.test_only(words)
+        except SlurmError as error:
+            return error
+        return None
 
     def ask(plan: Plan) -> Iterator[Finding]:
         found = list(judge(plan, facts, profile))
@@ -154,7 +153,7 @@ def _live(profile: ClusterProfile) -> Callable[[Plan], Iterator[Finding]] | None
             if words in asked or f"job {job.name}" in judged:
                 continue
             asked.add(words)
-            error = answer(words)
+            error = refusal(words)
             if isinstance(error, Refused):
                 yield Finding("error", f"job {job.name}", error.problems[0].message, None, cluster=True)
             elif error is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from latentctl.record.findings import Finding
+from latentctl.record.sweeps import value_text
 
 if TYPE_CHECKING:
     from latentctl.spec.resolve import Point
@@ -62,8 +62,4 @@ def _telling(point: Point) -> Iterator[str]:
             words = key.split(".")
             plain = words[2:] if words[0] == "stages" else words
             if not any(".".join(plain[:n]) in _SAME for n in range(1, len(plain) + 1)):
-                yield f"{key}={_text(value)}"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                yield f"{key}={value_text(value)}"

@@ -1,7 +1,8 @@
-"""Which sweep a run is a point of: `<runs_dir>/sweeps/<id>/sweep.json`."""
+"""Which sweep a run is a point of: `<runs_dir>/sweeps/<id>/sweep.json`; and how what it varies is written."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,3 +23,8 @@ def membership(runs_dir: Path) -> dict[str, dict[str, Any]]:
             varies = point.get("varies") or {} if "stage" not in point else {}
             found[point["run"]] = {"sweep": sweep.get("id", path.parent.name), "varies": varies}
     return found
+
+
+def value_text(value: Any) -> str:
+    """A varied value as a person writes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

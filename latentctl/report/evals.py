@@ -4,7 +4,6 @@ says why."""
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from latentctl.errors import Exit, UserError
 from latentctl.record.atomic import try_read_json
 from latentctl.record.paths import RunPaths, StagePaths
 from latentctl.record.plan import JobPlan, Plan
+from latentctl.record.sweeps import value_text
 from latentctl.report.result import dataset
 from latentctl.runs import view
 from latentctl.runs.index import find_run
@@ -244,11 +244,6 @@ def leaves(keys: Iterable[str]) -> dict[str, str]:
     every = list(keys)
     ends = [key.rsplit(".", 1)[-1] for key in every]
     return {k: e if ends.count(e) == 1 else k for k, e in zip(every, ends, strict=True)}
-
-
-def value_text(value: Any) -> str:
-    """A varied value as a person writes it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def data_text(one: Evaluation) -> str:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from latentctl.errors import UserError
+from latentctl.record.sweeps import value_text
 from latentctl.report import export
 from latentctl.report.evals import (
     Evaluation,
@@ -21,7 +22,6 @@ from latentctl.report.evals import (
     leaves,
     point_text,
     ungraded,
-    value_text,
 )
 from latentctl.report.intervals import mean_interval
 from latentctl.report.plot import NOISED, STEPS, Axis, Point, scatter

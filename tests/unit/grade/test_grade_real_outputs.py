@@ -17,14 +17,6 @@ from jobs.grade.protocol import Answered
 from jobs.grade.simple import Exact, Numeric
 
 
-@pytest.fixture(scope="module")
-def model_outputs(real_data: Path) -> Path:
-    folder = real_data / "model_outputs"
-    if not folder.is_dir():
-        pytest.skip(f"no real model outputs here: {folder}")
-    return folder
-
-
 def rows(path: Path) -> list[Any]:
     with gzip.open(path) as file:
         text = file.read().decode()

@@ -21,14 +21,6 @@ RANGES = {"latent_len": (-1.0, 1.0)}
 ZERO_OR_ONE = ("correctness", "answer_format", "strict_format")
 
 
-@pytest.fixture(scope="module")
-def model_outputs(real_data: Path) -> Path:
-    folder = real_data / "model_outputs"
-    if not folder.is_dir():
-        pytest.skip(f"no real model outputs here: {folder}")
-    return folder
-
-
 def lines(path: Path) -> list[dict[str, object]]:
     with gzip.open(path) as file:
         return [json.loads(line) for line in file.read().decode().split("\n") if line]
